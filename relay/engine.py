@@ -1,0 +1,208 @@
+"""HTTP out: one engine for both hot paths, with httpx as the interface around it.
+
+    httpx.AsyncClient ── EngineTransport ── Engine ── pyreqwest (Rust, tokio)
+                                              │
+    tests: TransportEngine over any httpx transport (ASGI, mock)
+
+httpx's `Request`, `Response` and transport are how the rest of the project speaks HTTP. The two hot paths (polls and
+deliveries) call `Engine.send` directly and so save the construction of httpx objects; the bench keeps the figures.
+
+Nothing ambient takes effect: no proxy variables, no `.netrc`, no cookies, no redirects, no decompression.
+"""
+
+import enum
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+import httpx
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.response import ResponseBodyReader
+
+#: Deadline of one exchange: DNS, connect, TLS, write, headers and body together, in seconds.
+DEFAULT_DEADLINE = 15.0
+
+
+class Failure(enum.StrEnum):
+    """Why an exchange ended without a whole answer (webhooks.md, section 3)."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    PROTOCOL = "protocol"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a status with headers and body, or a failure with a short text.
+
+    `body` holds at most the bytes asked for; `truncated` says that there was more. Header names are lower case.
+    """
+
+    status: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    truncated: bool = False
+    failure: Failure | None = None
+    detail: str = ""
+    duration_ms: float = 0.0
+
+
+class Engine(Protocol):
+    """Sends one request. Never raises for what the peer or the network does: that is an Answer."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
+    ) -> Answer:
+        """`limit` bounds the bytes of the answer's body that are read; the rest is never fetched."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+#: The texts by which the pinned engine names a cause; `tests/integration/test_engine.py` provokes each of them.
+_CAUSES: tuple[tuple[str, Failure], ...] = (
+    ("dns error", Failure.DNS),
+    ("operation timed out", Failure.TIMEOUT),
+    ("deadline has elapsed", Failure.TIMEOUT),
+    ("certificate", Failure.TLS),
+    ("InvalidContentType", Failure.TLS),
+    ("HandshakeFailure", Failure.TLS),
+    ("ProtocolVersion", Failure.TLS),
+    ("tls handshake", Failure.TLS),
+    ("message head is too large", Failure.PROTOCOL),
+    ("invalid HTTP", Failure.PROTOCOL),
+    ("invalid content-length", Failure.PROTOCOL),
+    ("unexpected end of file", Failure.RESET),
+    ("connection closed", Failure.RESET),
+    ("Connection reset", Failure.RESET),
+    ("Broken pipe", Failure.RESET),
+    ("end of file before message length reached", Failure.RESET),
+    ("client error (Connect)", Failure.CONNECT),
+    ("tcp connect error", Failure.CONNECT),
+)
+
+
+class FastEngine:
+    """pyreqwest behind `Engine`: connections pooled per host, HTTP/1.1, one total deadline."""
+
+    def __init__(self, *, deadline: float = DEFAULT_DEADLINE, connect_timeout: float = 5.0) -> None:
+        self._client: Client = (
+            ClientBuilder()
+            .no_proxy()
+            .follow_redirects(False)
+            .http1_only()
+            .gzip(False)
+            .brotli(False)
+            .zstd(False)
+            .deflate(False)
+            .referer(False)
+            .default_cookie_store(False)
+            .tcp_nodelay(True)
+            .timeout(timedelta(seconds=deadline))
+            .connect_timeout(timedelta(seconds=min(connect_timeout, deadline)))
+            .pool_max_idle_per_host(512)
+            .pool_idle_timeout(timedelta(seconds=30))
+            .build()
+        )
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
+    ) -> Answer:
+        began = time.perf_counter()
+        try:
+            builder = self._client.request(method, url).headers(headers)
+            if body is not None:
+                builder = builder.body_bytes(body)
+            async with builder.build_streamed() as response:
+                got, truncated = await _read(response.body_reader, limit)
+                return Answer(
+                    response.status,
+                    dict(response.headers.items()),
+                    got,
+                    truncated,
+                    duration_ms=(time.perf_counter() - began) * 1000,
+                )
+        except PyreqwestError as error:
+            failure, detail = classify(error)
+            return Answer(None, failure=failure, detail=detail, duration_ms=(time.perf_counter() - began) * 1000)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+async def _read(reader: ResponseBodyReader, limit: int) -> tuple[bytes, bool]:
+    """Up to `limit` bytes, and whether there was more. Chunks are joined once: a drip costs no quadratic copies."""
+    chunks: list[bytes] = []
+    size = 0
+    while size <= limit:
+        chunk = await reader.read_chunk()
+        if chunk is None:
+            break
+        chunks.append(bytes(chunk))
+        size += len(chunk)
+    whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return whole[:limit], size > limit
+
+
+def classify(error: PyreqwestError) -> tuple[Failure, str]:
+    """The failure behind an engine error, with its innermost cause as text."""
+    causes = [cause["message"] for cause in (getattr(error, "details", None) or {}).get("causes") or []]
+    text = " / ".join(causes[1:] or causes) or error.message
+    for marker, failure in _CAUSES:
+        if marker in text:
+            return failure, (causes or [error.message])[-1]
+    return Failure.PROTOCOL, (causes or [error.message])[-1]
+
+
+class EngineTransport(httpx.AsyncBaseTransport):
+    """An httpx transport over an Engine, for everything that is not a hot path."""
+
+    def __init__(self, engine: Engine, *, limit: int = 16 * 1024 * 1024) -> None:
+        self._engine = engine
+        self._limit = limit
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = await request.aread()
+        answer = await self._engine.send(
+            request.method, str(request.url), dict(request.headers), body or None, limit=self._limit
+        )
+        if answer.status is None:
+            raise _EXCEPTIONS.get(answer.failure, httpx.ConnectError)(answer.detail, request=request)
+        return httpx.Response(answer.status, headers=dict(answer.headers), content=answer.body, request=request)
+
+
+_EXCEPTIONS: dict[Failure | None, type[httpx.TransportError]] = {
+    Failure.TIMEOUT: httpx.ReadTimeout,
+    Failure.RESET: httpx.ReadError,
+    Failure.PROTOCOL: httpx.RemoteProtocolError,
+}
+
+
+class TransportEngine:
+    """An Engine over any httpx transport: tests drive the relay against ASGI apps without a socket."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
+    ) -> Answer:
+        try:
+            response = await self._transport.handle_async_request(
+                httpx.Request(method, url, headers=dict(headers), content=body)
+            )
+            content = await response.aread()
+        except httpx.TimeoutException as error:
+            return Answer(None, failure=Failure.TIMEOUT, detail=str(error))
+        except httpx.TransportError as error:
+            return Answer(None, failure=Failure.CONNECT, detail=str(error))
+        return Answer(response.status_code, dict(response.headers), content[:limit], len(content) > limit)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()

@@ -1,0 +1,126 @@
+"""An order as the relay sees it: resources, readings, and the last committed state."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+RetailerId = NewType("RetailerId", str)
+OrderId = NewType("OrderId", str)
+EventId = NewType("EventId", str)
+SubscriptionId = NewType("SubscriptionId", str)
+
+#: A parsed JSON value: dict, list, str, int, float, bool or None.
+Json = Any
+JsonObject = dict[str, Any]
+
+
+class Resource(enum.StrEnum):
+    """One of the three things that are polled for an order. The one-letter `short` names it in Redis."""
+
+    HANDLING = "handling"
+    ITEMS = "items"
+    MESSAGES = "messages"
+
+    @property
+    def short(self) -> str:
+        return self.value[0]
+
+    @property
+    def position(self) -> int:
+        """0, 1, 2: the place of this resource where the three stand side by side."""
+        return _POSITIONS[self]
+
+
+RESOURCES = (Resource.HANDLING, Resource.ITEMS, Resource.MESSAGES)
+_POSITIONS = {resource: index for index, resource in enumerate(RESOURCES)}
+BY_SHORT = {resource.short: resource for resource in RESOURCES}
+
+
+class Tracking(enum.StrEnum):
+    """Whether the relay looks at an order: it does, upstream refuses for now, or it is over."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    ENDED = "ended"
+
+
+#: Order statuses after which nothing is expected to change (specification, OrderHandlingResponse.status;
+#: the last two are spellings seen in the live dialect).
+TERMINAL_STATUSES = frozenset({"delivered", "canceled", "cancelled", "completed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One parsed upstream answer for one resource.
+
+    `value` is the whole answer: for handling the order's fields, for items and messages the envelope with its
+    list under `items` or `messages`. `started_ms` is when its request started, in Redis time (milliseconds).
+    """
+
+    resource: Resource
+    value: JsonObject
+    started_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The last committed value of each resource; None where nothing was ever read."""
+
+    handling: JsonObject | None = None
+    items: JsonObject | None = None
+    messages: JsonObject | None = None
+
+    def get(self, resource: Resource) -> JsonObject | None:
+        value: JsonObject | None = getattr(self, resource.value)
+        return value
+
+    def replace(self, resource: Resource, value: JsonObject) -> "Snapshot":
+        values = {r.value: self.get(r) for r in RESOURCES}
+        values[resource.value] = value
+        return Snapshot(**values)
+
+    @property
+    def complete(self) -> bool:
+        return all(self.get(resource) is not None for resource in RESOURCES)
+
+    @property
+    def status(self) -> str | None:
+        """The order's status (its *stage*), as upstream spells it."""
+        status = (self.handling or {}).get("status")
+        return status if isinstance(status, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps an order's resources from being read, since when (ms), and how often in a row."""
+
+    code: str
+    detail: str
+    since_ms: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OrderState:
+    """An order with everything that was committed for it.
+
+    `version` counts commits, `sequence` events. `read_at_ms` holds, per resource, when the request of the
+    committed reading started. `missing` holds keys of items or messages that one reading lacked and a second
+    has not confirmed yet. `terminal_since_ms` is the start of the first reading that showed a terminal status.
+    """
+
+    retailer_id: RetailerId
+    order_id: OrderId
+    registered_ms: int
+    version: int = 0
+    sequence: int = 0
+    tracking: Tracking = Tracking.ACTIVE
+    started: bool = False
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    read_at_ms: Mapping[Resource, int] = field(default_factory=dict)
+    missing: Mapping[Resource, frozenset[str]] = field(default_factory=dict)
+    terminal_since_ms: int | None = None
+    trouble: Trouble | None = None
+    user_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,135 @@
+"""Every key of the relay in Redis.
+
+All keys begin with `relay:1:{0}:`: the layout version, then the cell as a hash tag. One cell lives in one slot, so
+that a script may touch any key of its cell, and a Redis Cluster could host many cells. `R` is a retailer's id, `O`
+an order's, `S` a subscription's, `C` a credential's; a credential is a retailer's id, or `shared`.
+
+Tenants
+  retailers              zset    R by creation (ms)
+  retailer:R             hash    doc: JSON, up: encrypted upstream secret
+  keys:R                 hash    key id -> JSON (never the key itself); operator keys under R = operator
+  key:<sha256>           string  JSON {retailer, key id, kind, scopes, expires}: what a presented key is good for
+  idem:<sha256>          string  an answered POST, kept 24 h
+
+Orders (an *arm* is `<resource letter>/R/O`)
+  orders:R               zset    O by registration (ms)
+  order:R:O              hash    one tracked order; fields in store/orders.py
+  creds                  zset    C by the earliest moment one of its arms can be claimed (ms)
+  due:C                  zset    arms by due time (ms); a claimed arm's score is the end of its lease
+  budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA)
+  token:C:<sha256>       string  minted user token, encrypted, expiring with the token
+
+Log
+  log:R                  stream  i: event id, t: type, o: O, q: sequence, b: body
+  ids:R                  hash    event id -> stream id
+  trail:R:O              list    stream ids of an order's events; index = sequence - 1 (until trimmed)
+
+Subscriptions
+  subs:R                 zset    S by creation (ms)
+  live:R                 set     enabled S
+  sub:S                  hash    fields in store/subscriptions.py
+  ahead:S                set     stream ids settled ahead of the position
+  lanes:S                zset    parked lanes: O by next attempt (ms)
+  lane:S:O               list    `stream id/relay-sequence/attempts/first attempt ms` in order, head first
+  dead:S                 stream  dead letters
+  ready                  zset    S with work, by when it may be claimed (ms); a claimed one's score is its lease's end
+
+Running
+  bell:<name>            list    wake-up tokens; a pump blocks on them
+  slot:<kind>:<n>        string  the pump that runs in this slot (expires)
+"""
+
+import hashlib
+
+PREFIX = "relay:1:{0}:"
+
+RETAILERS = f"{PREFIX}retailers"
+CREDENTIALS = f"{PREFIX}creds"
+READY = f"{PREFIX}ready"
+
+#: The credential of retailers that have none of their own: the deployment's, from the settings.
+SHARED_CREDENTIAL = "shared"
+
+
+def retailer(retailer_id: str) -> str:
+    return f"{PREFIX}retailer:{retailer_id}"
+
+
+def retailer_keys(retailer_id: str) -> str:
+    return f"{PREFIX}keys:{retailer_id}"
+
+
+def api_key(digest: str) -> str:
+    return f"{PREFIX}key:{digest}"
+
+
+def idempotency(digest: str) -> str:
+    return f"{PREFIX}idem:{digest}"
+
+
+def orders(retailer_id: str) -> str:
+    return f"{PREFIX}orders:{retailer_id}"
+
+
+def order(retailer_id: str, order_id: str) -> str:
+    return f"{PREFIX}order:{retailer_id}:{order_id}"
+
+
+def due(credential: str) -> str:
+    return f"{PREFIX}due:{credential}"
+
+
+def budget(credential: str) -> str:
+    return f"{PREFIX}budget:{credential}"
+
+
+def token(credential: str, user_id: str) -> str:
+    return f"{PREFIX}token:{credential}:{hashlib.sha256(user_id.encode()).hexdigest()[:32]}"
+
+
+def log(retailer_id: str) -> str:
+    return f"{PREFIX}log:{retailer_id}"
+
+
+def event_ids(retailer_id: str) -> str:
+    return f"{PREFIX}ids:{retailer_id}"
+
+
+def trail(retailer_id: str, order_id: str) -> str:
+    return f"{PREFIX}trail:{retailer_id}:{order_id}"
+
+
+def subscriptions(retailer_id: str) -> str:
+    return f"{PREFIX}subs:{retailer_id}"
+
+
+def live(retailer_id: str) -> str:
+    return f"{PREFIX}live:{retailer_id}"
+
+
+def subscription(subscription_id: str) -> str:
+    return f"{PREFIX}sub:{subscription_id}"
+
+
+def ahead(subscription_id: str) -> str:
+    return f"{PREFIX}ahead:{subscription_id}"
+
+
+def lanes(subscription_id: str) -> str:
+    return f"{PREFIX}lanes:{subscription_id}"
+
+
+def lane(subscription_id: str, order_id: str) -> str:
+    return f"{PREFIX}lane:{subscription_id}:{order_id}"
+
+
+def dead(subscription_id: str) -> str:
+    return f"{PREFIX}dead:{subscription_id}"
+
+
+def bell(name: str) -> str:
+    return f"{PREFIX}bell:{name}"
+
+
+def slot(kind: str, number: int) -> str:
+    return f"{PREFIX}slot:{kind}:{number}"

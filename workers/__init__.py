@@ -1,0 +1,1 @@
+"""Entry points: when, and in which process, the relay works."""
