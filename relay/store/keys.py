@@ -16,6 +16,7 @@ Orders (an *arm* is `<resource letter>/R/O`)
   order:R:O              hash    one tracked order; fields in store/orders.py
   creds                  zset    C by the earliest moment one of its arms can be claimed (ms)
   due:C                  zset    arms by due time (ms); a claimed arm's score is the end of its lease
+  ended                  zset    R/O by the end of tracking (ms)
   budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA)
   token:C:<sha256>       string  minted user token, encrypted, expiring with the token
 
@@ -46,6 +47,7 @@ PREFIX = "relay:1:{0}:"
 RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
+ENDED = f"{PREFIX}ended"
 
 #: The credential of retailers that have none of their own: the deployment's, from the settings.
 SHARED_CREDENTIAL = "shared"

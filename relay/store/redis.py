@@ -88,7 +88,7 @@ class Script:
     def __init__(self, name: str) -> None:
         folder = resources.files("relay.store").joinpath("scripts")
         self.name = name
-        self.source = folder.joinpath(f"{name}.lua").read_bytes()
+        self.source = folder.joinpath("prelude.lua").read_bytes() + folder.joinpath(f"{name}.lua").read_bytes()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
@@ -184,7 +184,7 @@ async def wait_until_up(url: str, seconds: float) -> None:
             await client.ping()
     except (RedisError, OSError, socket.gaierror, TimeoutError, builtins.TimeoutError) as error:
         raise StoreUnavailable(
-            f"Redis at {redacted(url)} does not answer ({error or 'timeout'}). Check RELAY_REDIS_URL, or unset it"
+            f"Redis at {redacted(url)} does not answer ({str(error) or 'timeout'}). Check RELAY_REDIS_URL, or unset it"
             " where the command may use the embedded store."
         ) from None
     finally:

@@ -1,0 +1,125 @@
+"""A retailer's events in order: the stream that everything downstream reads from a position."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.model.orders import EventId, OrderId, RetailerId
+from relay.store import keys
+from relay.store.redis import Arg, Db
+
+#: How many entries one request looks at when it filters by type, so that a rare type cannot scan a whole log.
+_SCAN = 5_000
+
+START = "0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event in the log. `position` is its stream id; `body` the bytes that are stored, signed, sent and pulled."""
+
+    position: str
+    event_id: EventId
+    type: str
+    order_id: OrderId
+    sequence: int
+    body: bytes = field(repr=False)
+
+    @property
+    def committed_ms(self) -> int:
+        return int(self.position.partition("-")[0])
+
+
+class Log:
+    """The log of every retailer. Nothing here writes events: `Orders.commit` does, with the state they tell of."""
+
+    def __init__(self, db: Db) -> None:
+        self._db = db
+
+    async def after(self, retailer_id: RetailerId, position: str, limit: int) -> list[Entry]:
+        """Up to `limit` entries behind a position, in order."""
+        rows = await self._db.run("XRANGE", keys.log(retailer_id), f"({position}", "+", "COUNT", limit)
+        return [_entry(row) for row in rows]
+
+    async def at(self, retailer_id: RetailerId, positions: Sequence[str]) -> list[Entry | None]:
+        """The entries at positions, None where retention took one. One round trip."""
+        commands: list[list[Arg]] = [["XRANGE", keys.log(retailer_id), p, p] for p in positions]
+        answers = await self._db.run_many(commands)
+        return [_entry(rows[0]) if rows else None for rows in answers]
+
+    async def find(self, retailer_id: RetailerId, event_id: EventId) -> Entry | None:
+        position = await self._db.run("HGET", keys.event_ids(retailer_id), event_id)
+        return None if position is None else (await self.at(retailer_id, [position.decode()]))[0]
+
+    async def last_position(self, retailer_id: RetailerId) -> str:
+        rows = await self._db.run("XREVRANGE", keys.log(retailer_id), "+", "-", "COUNT", 1)
+        return rows[0][0].decode() if rows else START
+
+    async def page(
+        self,
+        retailer_id: RetailerId,
+        *,
+        after: str | None,
+        limit: int,
+        order_id: str | None,
+        matches: Callable[[str], bool] | None,
+    ) -> tuple[list[Entry], str | None]:
+        """Entries behind a position, oldest first; the next cursor is a position, None at the end of the log.
+
+        With `matches` a page may be short although more follows: the cursor says so.
+        """
+        position = after or START
+        if order_id is not None:
+            return await self._page_of_order(retailer_id, order_id, position, limit, matches)
+        found: list[Entry] = []
+        seen = 0
+        while seen < _SCAN:
+            batch = await self.after(retailer_id, position, 500 if matches else limit + 1)
+            for entry in batch:
+                if len(found) == limit:
+                    return found, position
+                position = entry.position
+                if matches is None or matches(entry.type):
+                    found.append(entry)
+            seen += len(batch)
+            if len(batch) < (500 if matches else limit + 1):
+                return found, None
+        return found, position
+
+    async def _page_of_order(
+        self,
+        retailer_id: RetailerId,
+        order_id: str,
+        position: str,
+        limit: int,
+        matches: Callable[[str], bool] | None,
+    ) -> tuple[list[Entry], str | None]:
+        trail = [raw.decode() for raw in await self._db.run("LRANGE", keys.trail(retailer_id, order_id), 0, -1)]
+        wanted = [p for p in trail if _ordinal(p) > _ordinal(position)]
+        found: list[Entry] = []
+        for start in range(0, len(wanted), 100):
+            for entry in await self.at(retailer_id, wanted[start : start + 100]):
+                if entry is None or (matches is not None and not matches(entry.type)):
+                    continue
+                if len(found) == limit:
+                    return found, found[-1].position
+                found.append(entry)
+        return found, None
+
+
+def _ordinal(position: str) -> tuple[int, int]:
+    ms, _, number = position.partition("-")
+    return int(ms), int(number or 0)
+
+
+def _entry(row: Any) -> Entry:
+    position, fields = row
+    named = fields if isinstance(fields, dict) else {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
+    return Entry(
+        position=position.decode(),
+        event_id=EventId(named[b"i"].decode()),
+        type=named[b"t"].decode(),
+        order_id=OrderId(named[b"o"].decode()),
+        sequence=int(named[b"q"]),
+        body=named[b"b"],
+    )

@@ -1,0 +1,57 @@
+-- Put before every script: the clock, arms, and the two ways to wake somebody.
+local P = 'relay:1:{0}:'
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- An arm is "<resource letter>/<retailer>/<order>"; only the order's id may contain a slash.
+local function split_arm(arm)
+  local letter, retailer, order = string.match(arm, '^(%a)/([^/]*)/(.*)$')
+  return letter, retailer, order
+end
+
+-- When the next arm of a credential can be claimed: its head's due time, or later when the budget is spent.
+local function reindex(credential, tat, rate)
+  local head = redis.call('ZRANGE', P .. 'due:' .. credential, 0, 0, 'WITHSCORES')
+  if not head[1] then
+    redis.call('ZREM', P .. 'creds', credential)
+    return nil
+  end
+  local at = tonumber(head[2])
+  if rate and rate > 0 then
+    at = math.max(at, tat)
+  end
+  redis.call('ZADD', P .. 'creds', string.format('%.0f', at), credential)
+  return at
+end
+
+-- A wake-up is a hint: a full bell is not filled further, and an unheard one expires.
+local function ring(name, depth)
+  local bell = P .. 'bell:' .. name
+  if redis.call('LLEN', bell) < depth then
+    redis.call('LPUSH', bell, '1')
+    redis.call('PEXPIRE', bell, 60000)
+  end
+end
+
+-- Something may be waiting for these subscriptions. An owned one keeps its lease and its owner is told; any other
+-- is due at once, also when it was put off until a retry.
+local function mark_ready(subscriptions, now)
+  local unowned = 0
+  for _, id in ipairs(subscriptions) do
+    local owner = redis.call('HGET', P .. 'sub:' .. id, 'owner')
+    if owner and owner ~= '' then
+      if redis.call('ZADD', P .. 'ready', 'NX', now, id) == 0 then
+        ring(owner, 1)
+      end
+    else
+      redis.call('ZADD', P .. 'ready', 'LT', now, id)
+      unowned = unowned + 1
+    end
+  end
+  if unowned > 0 then
+    ring('deliver', 16)
+  end
+end
