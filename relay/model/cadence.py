@@ -39,7 +39,12 @@ class Cadence:
         return self._spread(max(seconds, self.floor), random)
 
     def retry_ms(
-        self, status: str | None, resource: Resource, failures: int, retry_after: float | None, random: Callable[[], float]
+        self,
+        status: str | None,
+        resource: Resource,
+        failures: int,
+        retry_after: float | None,
+        random: Callable[[], float],
     ) -> int:
         """Until the next try after the `failures`-th refusal in a row: doubled each time, never before Retry-After."""
         seconds = max(INTERVALS.get(status or "", UNKNOWN)[resource.position] * self.scale, self.floor)

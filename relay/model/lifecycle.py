@@ -12,7 +12,7 @@ a: a terminal status that goes back makes the order an ordinary active one again
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from relay.model import events
 from relay.model.cadence import Cadence
@@ -43,14 +43,19 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A decision: the state to commit, the events it causes, when arms are due again (None: never), and whether the
-    answer's fingerprint may be stored, that is, whether an equal answer may be taken for unchanged."""
+    """A decision.
+
+    The state to commit, the events it causes, and when arms are due again (None: never). `settled`: an equal answer
+    may be taken for unchanged, so its fingerprint is stored. `forget`: resources whose stored fingerprints no longer
+    hold. `quiet`: nothing but the answer's bytes and time differ, so no commit is needed.
+    """
 
     state: OrderState
     events: tuple[Event, ...]
     delays_ms: Mapping[Resource, int | None]
     settled: bool = True
-    forget: tuple[Resource, ...] = field(default=())
+    forget: tuple[Resource, ...] = ()
+    quiet: bool = False
 
 
 def observe(
@@ -68,7 +73,9 @@ def observe(
     settled = not after.missing.get(resource) and after.terminal_since_ms is None
     newly_terminal = after.terminal_since_ms is not None and state.terminal_since_ms is None
     delays = _delays(state, after, resource, policy, random)
-    return Step(after, written, delays, settled, RESOURCES if newly_terminal else ())
+    quiet = settled and not written and state.snapshot.get(resource) is not None and not state.missing.get(resource)
+    quiet = quiet and state.started and state.terminal_since_ms is None
+    return Step(after, written, delays, settled, RESOURCES if newly_terminal else (), quiet)
 
 
 def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderState, tuple[Event, ...]]:
@@ -149,9 +156,7 @@ def _delays(
     return delays
 
 
-def refuse(
-    state: OrderState, code: str, detail: str, trouble: Trouble, *, now_ms: int, policy: Policy
-) -> Step | None:
+def refuse(state: OrderState, code: str, detail: str, trouble: Trouble, *, now_ms: int, policy: Policy) -> Step | None:
     """What a lasting refusal changes: after `patience_ms` of being refused, tracking is suspended, with an event.
 
     None while there is patience left, and for faults that say nothing about the order (time-outs, 5xx, nonsense).
@@ -161,9 +166,7 @@ def refuse(
     if now_ms - trouble.since_ms < policy.patience_ms:
         return None
     event = events.suspended(state, code, detail, now_ms=now_ms, observed_ms=now_ms)
-    return Step(
-        replace(state, tracking=Tracking.SUSPENDED, sequence=event.sequence), (event,), {}, forget=RESOURCES
-    )
+    return Step(replace(state, tracking=Tracking.SUSPENDED, sequence=event.sequence), (event,), {}, forget=RESOURCES)
 
 
 def troubled(previous: Trouble | None, code: str, detail: str, *, now_ms: int) -> Trouble:

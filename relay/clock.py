@@ -1,0 +1,20 @@
+"""Redis's time in this process, between two looks at it.
+
+Everything falls due by Redis's clock, so that skewed machines agree. A pump anchors a `Clock` whenever a script
+returned the time; in between, the monotonic clock carries it on, which no clock step disturbs.
+"""
+
+import time
+
+
+class Clock:
+    """Milliseconds by Redis's clock. Until it is anchored it is this machine's."""
+
+    def __init__(self) -> None:
+        self._offset_ms = time.time() * 1000 - time.monotonic() * 1000
+
+    def anchor(self, redis_ms: int) -> None:
+        self._offset_ms = redis_ms - time.monotonic() * 1000
+
+    def now_ms(self) -> int:
+        return int(time.monotonic() * 1000 + self._offset_ms)
