@@ -1,8 +1,8 @@
 """One owned subscription at work: read ahead, one lane per order, post, judge, park, record.
 
-    log ──read──▶ window ──▶ lanes in memory (one queue an order) ──▶ post ──▶ judge ──▶ delivered | parked | dead | gone
-                                  ▲                                                        │
-                    parked lanes in Redis, when due ◀──────────── park: the failed event, then the rest of its order
+    log ──read──▶ window ──▶ lanes in memory (a queue an order) ──▶ post ──▶ judge ──▶ delivered, parked, dead, gone
+                                  ▲                                                          │
+                    parked lanes in Redis, when due ◀────────── park: the failed event, then the rest of its order
 
 An order has at most one event in flight. While its lane is parked in Redis, events of that order join the lane's end
 there; other orders flow on. All bookkeeping is collected and written by one script every few tens of milliseconds.
@@ -292,11 +292,10 @@ class Runner:
         verdict = judge(
             outcome,
             attempt=job.attempts,
-            first_attempt_ms=job.first_attempt_ms,
             event_ms=job.entry.committed_ms,
             now_ms=self._clock.now_ms(),
             schedule=self._schedule,
-            rng=self._dice,
+            random=self._dice,
         )
         self._act(order_id, job, outcome, verdict)
 

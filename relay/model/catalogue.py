@@ -75,9 +75,7 @@ _TYPES = (
         "order",
         _of_field("status", "acknowledged", "picking"),
     ),
-    EventType(
-        "order.shopper_assigned", "A shopper appeared.", "order", _of_field("shopper", None, _ORDER["shopper"])
-    ),
+    EventType("order.shopper_assigned", "A shopper appeared.", "order", _of_field("shopper", None, _ORDER["shopper"])),
     EventType(
         "order.shopper_changed",
         "The shopper differs.",
@@ -118,9 +116,7 @@ _TYPES = (
         "item",
         _of_field("status", "pending", "replaced"),
     ),
-    EventType(
-        "order.item_quantity_changed", "An item's quantity differs.", "item", _of_field("quantity", 1, 2)
-    ),
+    EventType("order.item_quantity_changed", "An item's quantity differs.", "item", _of_field("quantity", 1, 2)),
     EventType(
         "order.item_updated",
         "Any other field of an item differs.",
@@ -188,9 +184,7 @@ _TYPES = (
         "none",
         details=(("reason", "not_found"), ("detail", "upstream answered 404")),
     ),
-    EventType(
-        "order.tracking_resumed", "Upstream shows the order again.", "none", details=(("reason", "accepted"),)
-    ),
+    EventType("order.tracking_resumed", "Upstream shows the order again.", "none", details=(("reason", "accepted"),)),
     EventType("webhook.test", "Sent on request, to try an endpoint.", "none"),
     EventType("webhook.heartbeat", "Sent every `heartbeat_seconds`, with the last sequence sent.", "none"),
     EventType("subscription.disabled", "A subscription of the retailer was disabled.", "none"),

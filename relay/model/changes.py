@@ -46,9 +46,7 @@ class Detection:
     missing: frozenset[str]
 
 
-def detect(
-    stored: JsonObject, reading: Reading, missing: frozenset[str], *, chat_may_expire: bool
-) -> Detection:
+def detect(stored: JsonObject, reading: Reading, missing: frozenset[str], *, chat_may_expire: bool) -> Detection:
     """Compare a reading with the last committed value of its resource.
 
     `missing` holds the keys that the previous reading lacked. With `chat_may_expire` (the order is over) an empty or
@@ -205,7 +203,8 @@ def _item_differences(old: JsonObject, new: JsonObject) -> dict[str, tuple[JsonO
         return kinds
     names = list({**found[0], **found[1]})
     replacement = _replacement_event(old.get("replacement"), new.get("replacement")) if "replacement" in names else None
-    decided = _DECISIONS.get(new.get("replacement_status")) if isinstance(new.get("replacement_status"), str) else None
+    decision = new.get("replacement_status")
+    decided = _DECISIONS.get(decision) if isinstance(decision, str) else None
     for name in names:
         kind = "order.item_updated"
         if name == "status":

@@ -34,9 +34,7 @@ class Fold:
     entries: dict[Resource, dict[str, JsonObject]] = field(
         default_factory=lambda: {Resource.ITEMS: {}, Resource.MESSAGES: {}}
     )
-    extras: dict[Resource, JsonObject] = field(
-        default_factory=lambda: {Resource.ITEMS: {}, Resource.MESSAGES: {}}
-    )
+    extras: dict[Resource, JsonObject] = field(default_factory=lambda: {Resource.ITEMS: {}, Resource.MESSAGES: {}})
     seen: set[str] = field(default_factory=set)
 
     def take(self, event: JsonObject) -> Taken:

@@ -1,11 +1,11 @@
 """The poll pump: a slice of claim → fetch → detect → commit.
 
-    claim (one script, a batch of arms) ─▶ fetch, concurrently ─▶ same fingerprint? ── yes ─▶ settle (one script a batch)
-                                                                      │ no
-                                                                      ▼
+    claim (one script a batch) ─▶ fetch, concurrently ─▶ same fingerprint? ── yes ─▶ settle (one script a batch)
+                                                             │ no
+                                                             ▼
                                             parse ─▶ load state ─▶ observe (pure) ─▶ commit (one script an order)
-                                                                      ▲                   │ somebody was faster
-                                                                      └───────────────────┘
+                                                                 ▲                   │ somebody was faster
+                                                                 └───────────────────┘
 
 A pump holds nothing that a crash could lose: an arm that is not put back falls due again when its lease ends.
 """
