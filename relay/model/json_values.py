@@ -107,7 +107,7 @@ def difference(before: JsonObject, after: JsonObject) -> tuple[JsonObject, JsonO
 
 
 def apply(value: JsonObject, before: JsonObject, after: JsonObject) -> JsonObject:
-    """`value` with a difference applied: keys only in `before` go, objects on both sides are followed, the rest is set."""
+    """`value` with a difference applied: keys only in `before` go, objects on both sides are followed, the rest set."""
     result = {key: inner for key, inner in value.items() if key not in before or key in after}
     for key, inner in after.items():
         old = before.get(key)

@@ -133,17 +133,14 @@ class Deliveries:
         for op in progress.operations:
             operations += [op.kind, op.order_id, op.a, op.b]
         one = owned.subscription_id
+        args: list[Arg] = [one, owned.fence, progress.serial, lease_ms, progress.position, progress.sequence]
+        args += [progress.matched, progress.delivered, progress.dead, progress.last_error, int(progress.gone)]
+        args += [len(progress.ahead), *progress.ahead, len(progress.passed), *progress.passed]
+        args += [len(progress.operations), *operations]
         answer = await self._db.script(
             "progress",
             [keys.subscription(one), keys.ahead(one), keys.lanes(one), keys.dead(one), keys.READY],
-            [
-                *(one, owned.fence, progress.serial, lease_ms, progress.position, progress.sequence),
-                *(progress.matched, progress.delivered, progress.dead),
-                *(progress.last_error, 1 if progress.gone else 0),
-                *(len(progress.ahead), *progress.ahead),
-                *(len(progress.passed), *progress.passed),
-                *(len(progress.operations), *operations),
-            ],
+            args,
         )
         if answer[0] == b"lost":
             return None
@@ -153,12 +150,11 @@ class Deliveries:
     async def read(self, owned: Owned, position: str, limit: int) -> tuple[list[Entry], str]:
         """Log entries behind a position and the configuration's revision, looked up after them: while that revision
         stands, its filters are right for these entries. One round trip."""
-        rows, revision = await self._db.run_many(
-            [
-                ["XRANGE", keys.log(owned.retailer_id), f"({position}", "+", "COUNT", limit],
-                ["HGET", keys.subscription(owned.subscription_id), "rev"],
-            ]
-        )
+        commands: list[list[Arg]] = [
+            ["XRANGE", keys.log(owned.retailer_id), f"({position}", "+", "COUNT", limit],
+            ["HGET", keys.subscription(owned.subscription_id), "rev"],
+        ]
+        rows, revision = await self._db.run_many(commands)
         return [read_entry(row) for row in rows], _text(revision or b"0")
 
     async def release(self, owned: Owned) -> bool:
