@@ -12,10 +12,11 @@ import uvloop
 from relay import logs
 from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS
+from relay.serving import serve
 from relay.settings import Settings, load
 from relay.store.redis import wait_until_up
 from workers.context import open_process
-from workers.health import Readiness, health_app, serve
+from workers.health import Readiness, health_app
 from workers.supervisor import Pulse, supervise
 
 
@@ -33,7 +34,7 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
         tasks = list(pumping)
         if settings.metrics_port:
             app = health_app(list(pulses.values()), Readiness(process.db), draining)
-            tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, draining)))
+            tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, lambda port: None)))
         log.info("worker.started", kinds=list(kinds), pid=os.getpid())
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from relay.access import TokenBroker, credential_source
 from relay.clock import Clock
 from relay.delivering import DeliverPump
 from relay.delivering.runner import Limits as DeliverLimits
@@ -14,12 +15,10 @@ from relay.maintaining import MaintainPump
 from relay.model.cadence import Cadence
 from relay.model.lifecycle import Policy
 from relay.polling import PollPump
-from relay.polling.access import TokenBroker
 from relay.polling.pump import Limits as PollLimits
 from relay.queue import Ringer, open_pool
 from relay.sender import Sender
 from relay.settings import Settings
-from relay.store import keys
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Ledger
@@ -31,7 +30,7 @@ from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
 from relay.upstream.specification import Specification
-from relay.upstream.tokens import Credential, Tokens
+from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
 
 
@@ -53,6 +52,12 @@ class Process:
     slots: Slots
     ringer: Ringer
     clock: Clock
+
+    def pump(self, kind: str) -> PollPump | DeliverPump | MaintainPump:
+        """A pump of one kind, for one slice."""
+        if kind == "poll":
+            return self.poll_pump()
+        return self.deliver_pump() if kind == "deliver" else self.maintain_pump()
 
     def poll_pump(self) -> PollPump:
         settings = self.settings

@@ -1,10 +1,8 @@
-"""`/livez`, `/readyz` and `/metrics` of a worker, served by its own event loop: answering proves that the loop turns."""
+"""`/livez`, `/readyz` and `/metrics` of a worker, served by its own loop: answering proves that the loop turns."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -47,16 +45,3 @@ def health_app(pulses: Sequence[Pulse], readiness: Readiness, draining: asyncio.
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)])
-
-
-async def serve(app: Any, host: str, port: int, draining: asyncio.Event) -> None:
-    """Serve until draining is over; a port that is taken is an error at start."""
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # the process owns its signals
-    serving = asyncio.create_task(server.serve())
-    try:
-        await asyncio.shield(asyncio.wait({serving}))
-    finally:
-        server.should_exit = True
-        await asyncio.gather(serving, return_exceptions=True)

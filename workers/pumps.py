@@ -28,8 +28,7 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
     metrics.pumps_running.labels(kind).inc()
     reason = "failed"
     try:
-        work = {"poll": process.poll_pump, "deliver": process.deliver_pump, "maintain": process.maintain_pump}[kind]()
-        await work.run(lambda: draining.is_set() or lost.is_set() or time.monotonic() >= ends_at)
+        await process.pump(kind).run(lambda: draining.is_set() or lost.is_set() or time.monotonic() >= ends_at)
         reason = "drained" if draining.is_set() else "lost" if lost.is_set() else "handed over"
     except StoreUnavailable as error:
         reason = "store_unavailable"

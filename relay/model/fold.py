@@ -6,11 +6,12 @@ result is checked against.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relay.model.changes import envelope, keyed
 from relay.model.json_values import apply, same
-from relay.model.orders import JsonObject, Resource, Snapshot
+from relay.model.orders import Json, JsonObject, Resource, Snapshot
 
 _LISTS = {"item": Resource.ITEMS, "message": Resource.MESSAGES}
 
@@ -74,29 +75,28 @@ class Fold:
             return
         entries = self.entries[_LISTS[subject]]
         key = data.get("key") or data[subject]["id"]
-        if not after and event_removes(data, subject, before):
+        if not after and _removes(data, subject, before):
             entries.pop(key, None)
         else:
             entries[key] = apply(entries.get(key, {}), before, after)
 
     def differences(self, snapshot: Snapshot) -> list[str]:
-        """Where the folded state and a snapshot differ; the order of items and messages does not count."""
-        found = []
-        if not same(self.handling, snapshot.handling or {}):
-            found.append("handling")
+        """Each fact in which the folded state and a snapshot differ; the order of items and messages does not count."""
+        found = [f"handling.{name}" for name in _differing(self.handling, snapshot.handling or {})]
         for resource, entries in self.entries.items():
             value = snapshot.get(resource) or {}
-            if not same(sorted_by_content(entries), sorted_by_content(keyed(value.get(resource.value)))):
-                found.append(resource.value)
-            if not same(self.extras[resource], envelope(value, resource)):
-                found.append(f"{resource.value} (beside the list)")
+            theirs = keyed(value.get(resource.value))
+            found += [f"{resource.value}[{key}]" for key in _differing(entries, theirs)]
+            beside = envelope(value, resource)
+            found += [f"{resource.value}.{name}" for name in _differing(self.extras[resource], beside)]
         return found
 
 
-def event_removes(data: JsonObject, subject: str, before: JsonObject) -> bool:
+def _differing(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:
+    """The keys that only one side has, or that differ."""
+    return [k for k in {**ours, **theirs} if k not in ours or k not in theirs or not same(ours[k], theirs[k])]
+
+
+def _removes(data: JsonObject, subject: str, before: JsonObject) -> bool:
     """A removal shows all of the subject in `before` and nothing in `after`."""
     return same(before, data[subject])
-
-
-def sorted_by_content(entries: dict[str, JsonObject]) -> list[JsonObject]:
-    return [entries[key] for key in sorted(entries)]

@@ -136,6 +136,8 @@ def _delays(
 ) -> dict[Resource, int | None]:
     """When arms are due again: this one by its stage, sooner for a second look; all of them when the stage moved."""
     cadence, status = policy.cadence, after.snapshot.status
+    if not after.started:
+        return {resource: None}  # once is enough until the others were read: nothing is told before
     if after.terminal_since_ms is not None:
         if before.terminal_since_ms is None:
             return dict.fromkeys(RESOURCES, policy.confirm_after_ms)
@@ -143,7 +145,7 @@ def _delays(
     delays: dict[Resource, int | None] = {resource: cadence.interval_ms(status, resource, random)}
     if after.missing.get(resource):
         delays[resource] = cadence.again_ms()
-    if before.snapshot.status is not None and status != before.snapshot.status:
+    if not before.started or status != before.snapshot.status:
         for other in RESOURCES:
             if other is not resource:
                 delays[other] = 0

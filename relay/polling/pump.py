@@ -21,6 +21,7 @@ import structlog
 import xxhash
 
 from relay import metrics
+from relay.access import AccessRefused
 from relay.clock import Clock
 from relay.errors import StoreUnavailable
 from relay.model import lifecycle
@@ -41,23 +42,13 @@ COMMIT_TRIES = 8
 
 
 class AccessSource(Protocol):
-    """Gives the user's token for an arm. Raises AccessRefused when there is none to be had."""
+    """Gives the user's token for an arm. Raises AccessRefused (relay.access) when there is none to be had."""
 
     async def access(self, arm: ClaimedArm) -> Access: ...
 
     async def renewed(self, arm: ClaimedArm, refused: Access) -> Access | None:
         """After a 401: another token to try once, or None when this is the only one."""
         ...
-
-
-class AccessRefused(Exception):
-    """No token: `code` and `detail` tell why, for the order's trouble."""
-
-    def __init__(self, code: str, detail: str, retry_after_s: float | None = None) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +161,7 @@ class PollPump:
         try:
             fetched = await self._fetch(arm)
         except AccessRefused as error:
-            await self._refused(arm, error.code, error.detail, error.retry_after_s)
+            await self._refused(arm, error.code, error.detail, None)
             return
         metrics.poll_duration.labels(arm.resource.value).observe(fetched.duration_ms / 1000)
         if fetched.refusal is not None:

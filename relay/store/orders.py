@@ -62,6 +62,17 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOwner:
+    """An order as far as its token goes (`relay.access.TokenHolder`)."""
+
+    retailer_id: RetailerId
+    order_id: OrderId
+    credential: str
+    user_id: str | None
+    token_revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredOrder:
     """An order's committed state, with when it was last read and is next due (ms)."""
 
@@ -224,9 +235,13 @@ class Orders:
         record = msgspec.json.decode(self._vault.open(sealed, context=_token_context(retailer_id, order_id)))
         return UserToken(record["token"], record["expires_ms"])
 
-    async def credential(self, retailer_id: RetailerId, order_id: OrderId) -> str | None:
-        found = await self._db.run("HGET", keys.order(retailer_id, order_id), "c")
-        return None if found is None else found.decode()
+    async def owner(self, retailer_id: RetailerId, order_id: OrderId) -> TokenOwner | None:
+        """What tells which token the order uses; None when it is not tracked."""
+        fields = await self._db.run("HMGET", keys.order(retailer_id, order_id), "c", "u", "kv")
+        if fields[0] is None:
+            return None
+        credential, user_id, revision = ("" if raw is None else raw.decode() for raw in fields)
+        return TokenOwner(retailer_id, order_id, credential, user_id or None, revision)
 
     async def claim(self, limit: int, *, lease_ms: int, horizon_ms: int) -> Claim:
         """Lease up to `limit` due arms, spending budget; send times lie at most `horizon_ms` ahead. One round trip."""

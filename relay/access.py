@@ -1,0 +1,111 @@
+"""Which token a request to upstream carries: the one that the retailer gave for the order, else one minted for it."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from relay.errors import SecretUnreadable
+from relay.model.orders import OrderId, RetailerId
+from relay.settings import Settings
+from relay.store import keys
+from relay.store.orders import Orders
+from relay.store.retailers import Retailers
+from relay.upstream.interface import Access
+from relay.upstream.tokens import Credential, TokenRefused, Tokens
+
+#: Looks a credential up by its id; None when there is none.
+CredentialSource = Callable[[str], Awaitable[Credential | None]]
+
+#: Given tokens that are kept opened, one an order.
+_KEPT = 50_000
+#: How long a retailer's credential is kept opened (seconds): a new one is in use after that.
+_CREDENTIAL_FOR = 15.0
+
+
+class TokenHolder(Protocol):
+    """What tells which token an order uses. `token_revision` is empty when the retailer gave none."""
+
+    @property
+    def retailer_id(self) -> RetailerId: ...
+    @property
+    def order_id(self) -> OrderId: ...
+    @property
+    def credential(self) -> str: ...
+    @property
+    def user_id(self) -> str | None: ...
+    @property
+    def token_revision(self) -> str: ...
+
+
+class AccessRefused(Exception):
+    """No token: `code` and `detail` tell why, for the order's trouble."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class TokenBroker:
+    def __init__(self, orders: Orders, tokens: Tokens, credentials: CredentialSource) -> None:
+        self._orders = orders
+        self._tokens = tokens
+        self._credentials = credentials
+        self._given: dict[tuple[str, str], tuple[str, Access]] = {}
+
+    async def access(self, holder: TokenHolder) -> Access:
+        """The token for an order. Raises AccessRefused."""
+        if not holder.token_revision:
+            return await self._minted(holder, None)
+        key = (holder.retailer_id, holder.order_id)
+        revision, access = self._given.get(key, ("", None))
+        if access is None or revision != holder.token_revision:
+            access = await self._opened(holder)
+            if len(self._given) >= _KEPT:
+                self._given.clear()
+            self._given[key] = (holder.token_revision, access)
+        return access
+
+    async def renewed(self, holder: TokenHolder, refused: Access) -> Access | None:
+        """After a 401: another token to try once; None when the refused one is the only one."""
+        return None if holder.token_revision else await self._minted(holder, refused)
+
+    async def _opened(self, holder: TokenHolder) -> Access:
+        try:
+            token = await self._orders.token(holder.retailer_id, holder.order_id)
+        except SecretUnreadable as error:
+            raise AccessRefused("token_unreadable", error.detail) from None
+        if token is None:
+            raise AccessRefused("no_token", "the order has no access token: give one, or a user id")
+        return Access(token.token)
+
+    async def _minted(self, holder: TokenHolder, refused: Access | None) -> Access:
+        credential = await self._credentials(holder.credential)
+        if credential is None or holder.user_id is None:
+            raise AccessRefused("no_token", "give the order an access token, or a user id and upstream credentials")
+        try:
+            if refused is None:
+                return await self._tokens.access(credential, holder.user_id)
+            return await self._tokens.renewed(credential, holder.user_id, refused)
+        except TokenRefused as error:
+            code = "unauthorized" if error.status in (400, 401, 403) else "token_endpoint"
+            raise AccessRefused(code, error.detail) from None
+
+
+def credential_source(settings: Settings, retailers: Retailers) -> CredentialSource:
+    """Credentials by id: the deployment's from the settings, a retailer's own from the store, kept for a while."""
+    kept: dict[str, tuple[float, Credential | None]] = {}
+
+    async def find(credential_id: str) -> Credential | None:
+        if credential_id == keys.SHARED_CREDENTIAL:
+            if settings.upstream_client_id is None or settings.upstream_client_secret is None:
+                return None
+            return Credential(credential_id, settings.upstream_client_id, settings.upstream_client_secret)
+        until, credential = kept.get(credential_id, (0.0, None))
+        if until < time.monotonic():
+            pair = await retailers.upstream_secret(RetailerId(credential_id))
+            credential = Credential(credential_id, *pair) if pair is not None else None
+            kept[credential_id] = (time.monotonic() + _CREDENTIAL_FOR, credential)
+        return credential
+
+    return find

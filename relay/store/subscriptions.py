@@ -1,0 +1,188 @@
+"""Subscriptions as the retailer sees them: configuration, state, secrets. What the deliver pump does is deliveries.py.
+
+The hash `sub:S`:
+
+  retailer  R                     url      where to, as given
+  doc       JSON of the rest of the configuration: description, payload, ordering, ...
+  filters   JSON [[stream id, [pattern]]]: from behind that place on these patterns hold; the last one is today's
+  secrets   sealed JSON [{secret, until_ms}]
+  headers   sealed JSON of the retailer's own headers
+  enabled   1 or 0                disabled_reason
+  created   ms                    rev      counts changes of the configuration
+  start     stream id at which it began
+  pos, pos_seq, matched, delivered, dead, last_error, owner, fence, batch: the deliver pump's
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from relay.errors import Conflict, InvalidInput, NotFound, Problem
+from relay.model.orders import JsonObject, RetailerId, SubscriptionId
+from relay.store import keys
+from relay.store.redis import Arg, Db
+from relay.vault import Vault
+
+_json = msgspec.json.Encoder()
+
+#: Subscriptions a retailer may have: each is visited by every commit of the retailer's orders.
+MOST = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a retailer chooses. `headers` may hold credentials and are sealed."""
+
+    url: str
+    event_types: tuple[str, ...] = ("order.*",)
+    description: str = ""
+    enabled: bool = True
+    payload: str = "full"
+    ordering: str = "order"
+    backlog: str = "all"
+    max_in_flight: int | None = None
+    rate_limit: float | None = None
+    heartbeat_seconds: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def document(self) -> JsonObject:
+        """The part that is stored as plain JSON."""
+        return {
+            "url": self.url,
+            "description": self.description,
+            "payload": self.payload,
+            "ordering": self.ordering,
+            "backlog": self.backlog,
+            "max_in_flight": self.max_in_flight,
+            "rate_limit": self.rate_limit,
+            "heartbeat_seconds": self.heartbeat_seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    id: SubscriptionId
+    retailer_id: RetailerId
+    configuration: Configuration
+    created_ms: int
+    position: str
+    sequence: int
+    disabled_reason: str | None
+    matched: int
+    delivered: int
+    dead: int
+    last_error: JsonObject | None
+
+
+class Subscriptions:
+    def __init__(self, db: Db, vault: Vault) -> None:
+        self._db = db
+        self._vault = vault
+
+    async def create(
+        self, retailer_id: RetailerId, configuration: Configuration, *, secret: str, start: str | None
+    ) -> Subscription:
+        """Create; `start` is a stream id, None for the end of the log. Raises Conflict at the limit or for a URL that
+        another subscription of the retailer has."""
+        id_ = SubscriptionId("sub_" + _random_name())
+        fields: list[Arg] = ["doc", _json.encode(configuration.document())]
+        fields += ["secrets", self._seal(retailer_id, id_, "secrets", [{"secret": secret, "until_ms": None}])]
+        if configuration.headers:
+            fields += ["headers", self._seal(retailer_id, id_, "headers", dict(configuration.headers))]
+        key_list = [keys.subscription(id_), keys.subscriptions(retailer_id), keys.live(retailer_id)]
+        answer = await self._db.script(
+            "subscribe",
+            [*key_list, keys.log(retailer_id), keys.READY],
+            [
+                *(id_, retailer_id, start or "$", _json.encode(list(configuration.event_types)), configuration.url),
+                *(int(configuration.enabled), MOST, *fields),
+            ],
+        )
+        if answer[0] == b"limit":
+            raise Conflict(f"a retailer has at most {MOST} subscriptions", code="too_many_subscriptions")
+        if answer[0] == b"duplicate":
+            detail = f"subscription {answer[1].decode()} has this URL already"
+            raise Conflict(detail, code="duplicate_url", problems=[Problem("/url", "duplicate_url", detail)])
+        return await self.get(retailer_id, id_)
+
+    async def get(self, retailer_id: RetailerId, subscription_id: str) -> Subscription:
+        """Raises NotFound, also for another retailer's."""
+        record = await self._db.run("HGETALL", keys.subscription(subscription_id))
+        return self._read(retailer_id, subscription_id, record)
+
+    async def page(
+        self, retailer_id: RetailerId, *, after: str | None, limit: int
+    ) -> tuple[list[Subscription], str | None]:
+        """By creation, oldest first; the cursor is an id."""
+        ids = [raw.decode() for raw in await self._db.run("ZRANGE", keys.subscriptions(retailer_id), 0, -1)]
+        begin = 0
+        if after is not None:
+            if after not in ids:
+                raise InvalidInput("the cursor's subscription is gone: start again", code="invalid_cursor")
+            begin = ids.index(after) + 1
+        chosen = ids[begin : begin + limit]
+        records = await self._db.run_many([["HGETALL", keys.subscription(one)] for one in chosen])
+        found = [self._read(retailer_id, one, record) for one, record in zip(chosen, records, strict=True) if record]
+        return found, chosen[-1] if begin + limit < len(ids) else None
+
+    async def amend(self, retailer_id: RetailerId, before: Subscription, after: Configuration) -> Subscription:
+        """Change the configuration. Filters hold from the end of the log on; disabling keeps what waits."""
+        changed = before.configuration
+        fields: list[Arg] = ["url", after.url, "doc", _json.encode(after.document())]
+        if after.headers != changed.headers:
+            sealed: Arg = self._seal(retailer_id, before.id, "headers", dict(after.headers)) if after.headers else ""
+            fields += ["headers", sealed]
+        patterns: Arg = "" if after.event_types == changed.event_types else _json.encode(list(after.event_types))
+        enabled = "" if after.enabled == changed.enabled else str(int(after.enabled))
+        key_list = [keys.subscription(before.id), keys.live(retailer_id), keys.log(retailer_id), keys.READY]
+        done = await self._db.script(
+            "amend_subscription", key_list, [before.id, retailer_id, patterns, enabled, "by_retailer", *fields]
+        )
+        if not done:
+            raise NotFound("no such subscription")
+        return await self.get(retailer_id, before.id)
+
+    async def delete(self, retailer_id: RetailerId, subscription_id: str) -> None:
+        """Raises NotFound."""
+        one = subscription_id
+        key_list = [keys.subscription(one), keys.subscriptions(retailer_id), keys.live(retailer_id)]
+        key_list += [keys.ahead(one), keys.lanes(one), keys.dead(one), keys.READY]
+        if not await self._db.script("unsubscribe", key_list, [one, retailer_id]):
+            raise NotFound("no such subscription")
+
+    def _read(self, retailer_id: RetailerId, subscription_id: str, record: Any) -> Subscription:
+        fields = record if isinstance(record, dict) else dict(zip(record[::2], record[1::2], strict=True))
+        if fields.get(b"retailer") != retailer_id.encode():
+            raise NotFound("no such subscription")
+        document = msgspec.json.decode(fields[b"doc"])
+        headers = {}
+        if b"headers" in fields:
+            context = f"{retailer_id}/{subscription_id}/headers"
+            headers = msgspec.json.decode(self._vault.open(fields[b"headers"], context=context))
+        patterns: Sequence[str] = msgspec.json.decode(fields[b"filters"])[-1][1]
+        error = fields.get(b"last_error")
+        return Subscription(
+            SubscriptionId(subscription_id),
+            retailer_id,
+            Configuration(event_types=tuple(patterns), enabled=fields[b"enabled"] == b"1", headers=headers, **document),
+            created_ms=int(fields[b"created"]),
+            position=fields[b"pos"].decode(),
+            sequence=int(fields[b"pos_seq"]),
+            disabled_reason=fields[b"disabled_reason"].decode() if b"disabled_reason" in fields else None,
+            matched=int(fields.get(b"matched", 0)),
+            delivered=int(fields.get(b"delivered", 0)),
+            dead=int(fields.get(b"dead", 0)),
+            last_error=msgspec.json.decode(error) if error else None,
+        )
+
+    def _seal(self, retailer_id: str, subscription_id: str, what: str, value: Any) -> bytes:
+        return self._vault.seal(_json.encode(value), context=f"{retailer_id}/{subscription_id}/{what}")
+
+
+def _random_name() -> str:
+    """100 random bits in lower-case base32."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+    return "".join(secrets.choice(alphabet) for _ in range(20))
