@@ -10,13 +10,14 @@ import structlog
 import uvloop
 
 from relay import logs
+from relay.api.observability import Readiness
 from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS
 from relay.serving import serve
 from relay.settings import Settings, load
 from relay.store.redis import wait_until_up
 from workers.context import open_process
-from workers.health import Readiness, health_app
+from workers.health import health_app
 from workers.supervisor import Pulse, supervise
 
 

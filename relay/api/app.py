@@ -1,0 +1,171 @@
+"""The application: routes from the table, and the steps every request goes through.
+
+request id ▸ log line and metrics ▸ problems ▸ key and scope ▸ body ▸ idempotency ▸ handler
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from relay import metrics
+from relay.api import bodies
+from relay.api.deps import Call, Deps, Reply
+from relay.api.observability import probes
+from relay.api.problems import problem
+from relay.api.routes import OPERATIONS, OPERATOR, Operation
+from relay.errors import Forbidden, InvalidInput, NotFound, RelayError, Unauthorized
+from relay.store.idempotency import Remembered
+from relay.store.retailers import Caller
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def create_app(deps: Deps) -> ASGIApp:
+    """The API over a process's clients."""
+    routes = [Route(o.path, _endpoint(deps, o), methods=[o.method]) for o in _merged(OPERATIONS)]
+    app = Starlette(
+        routes=[*routes, *probes(deps.db)],
+        exception_handlers={HTTPException: _http_error, Exception: _defect},
+    )
+    return Observed(app)
+
+
+def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
+    """Fixed paths before those with parameters, so that `/v1/orders/bulk` is no order."""
+    return sorted(operations, key=lambda operation: "{" in operation.path)
+
+
+def _endpoint(deps: Deps, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        request_id: str = request.scope["state"]["request_id"]
+        request.scope["state"]["route"] = operation.path
+        try:
+            caller = await _authenticate(deps, request, operation)
+            raw = await bodies.read(request, operation.limit) if operation.body is not None else b""
+            return await _answer_once(deps, caller, request, operation, raw)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except RelayError as error:
+            return problem(error, request_id)
+
+    return endpoint
+
+
+async def _authenticate(deps: Deps, request: Request, operation: Operation) -> Caller:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthorized("send Authorization: Bearer KEY")
+    caller = await deps.retailers.authenticate(key.strip())
+    request.scope["state"] |= {"retailer_id": caller.retailer_id, "key_id": caller.key_id}
+    if operation.scope == OPERATOR:
+        if caller.kind != "operator":
+            raise Forbidden("only an operator's key may do this", code="operator_only")
+    elif operation.scope is not None:
+        if caller.kind == "operator":
+            raise Forbidden("this takes a retailer's key", code="retailer_only")
+        if operation.scope not in caller.scopes:
+            raise Forbidden(f"the key lacks the scope {operation.scope}", code="missing_scope")
+    return caller
+
+
+async def _answer_once(deps: Deps, caller: Caller, request: Request, operation: Operation, raw: bytes) -> Response:
+    """Run the handler, or repeat the answer that an earlier request with the same Idempotency-Key got."""
+    key = request.headers.get("idempotency-key") if request.method == "POST" else None
+    body = bodies.parse(raw, operation.body) if operation.body is not None else None
+    call = Call(deps, caller, request, body)
+    if key is None:
+        return _response(await operation.handler(call))
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidInput("an Idempotency-Key has 1 to 255 printable characters", code="bad_request")
+    scope = (caller.retailer_id or caller.key_id, request.method, request.url.path, key)
+    known = await deps.idempotency.begin(*scope, raw)
+    if known is not None:
+        return Response(known.body, known.status, {"idempotency-replayed": "true"}, "application/json")
+    try:
+        response = _response(await operation.handler(call))
+    except BaseException:
+        await deps.idempotency.forget(*scope)
+        raise
+    await deps.idempotency.finish(*scope, raw, Remembered(response.status_code, bytes(response.body)))
+    return response
+
+
+def _response(reply: Reply) -> Response:
+    if reply.status == 204:
+        return Response(status_code=204, headers=reply.headers)
+    content = reply.raw if reply.raw is not None else msgspec.json.encode(reply.value)
+    return Response(content, reply.status, reply.headers, "application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    request_id: str = request.scope["state"]["request_id"]
+    if error.status_code == 405:
+        response = problem(InvalidInput("this path has other methods", code="method_not_allowed"), request_id)
+        response.headers.update(error.headers or {})
+        return response
+    return problem(NotFound("no such path"), request_id)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    structlog.get_logger("relay.api").error("request.failed", exc_info=error)
+    return problem(
+        RelayError("the relay failed; the request id finds the reason"), request.scope["state"]["request_id"]
+    )
+
+
+class Observed:
+    """Request id, one log line and the metrics of each request, whatever becomes of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._log = structlog.get_logger("relay.api")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(10)
+        state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            self._told(scope, state.get("route"), status, time.perf_counter() - began)
+
+    def _told(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
+        if route is None and scope["path"] in ("/livez", "/readyz", "/metrics"):
+            return
+        metrics.http_requests.labels(scope["method"], route or "other", str(status)).inc()
+        metrics.http_duration.labels(route or "other").observe(seconds)
+        self._log.info(
+            "request.served",
+            method=scope["method"],
+            route=route or "other",
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            request_id=scope["state"]["request_id"],
+            retailer_id=scope["state"].get("retailer_id"),
+            key_id=scope["state"].get("key_id"),
+        )

@@ -1,0 +1,63 @@
+"""What the API needs of a process, and what a handler needs of a request."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from relay.errors import NotFound
+from relay.model.orders import RetailerId
+from relay.model.targets import Allow
+from relay.settings import Settings
+from relay.store.idempotency import Idempotency
+from relay.store.log import Log
+from relay.store.orders import Orders
+from relay.store.redis import Db
+from relay.store.retailers import Caller, Retailers
+from relay.store.subscriptions import Subscriptions
+from relay.tracking import Actions
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """One per process, built in `main`."""
+
+    settings: Settings
+    db: Db
+    orders: Orders
+    log: Log
+    subscriptions: Subscriptions
+    retailers: Retailers
+    idempotency: Idempotency
+    actions: Actions
+    allow: Allow
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated request: who calls, with which path and query parameters, and the validated body."""
+
+    deps: Deps
+    caller: Caller
+    request: Request
+    body: Any
+
+    @property
+    def retailer_id(self) -> RetailerId:
+        """The caller's retailer; an operator has none, and finds none of these things."""
+        if self.caller.retailer_id is None:
+            raise NotFound("not found")
+        return self.caller.retailer_id
+
+    def path(self, name: str) -> str:
+        return str(self.request.path_params[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: a value to encode, or `raw` JSON bytes."""
+
+    status: int = 200
+    value: Any = None
+    raw: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)

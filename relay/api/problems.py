@@ -1,0 +1,63 @@
+"""Errors as problem documents (RFC 9457) with stable codes."""
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from relay.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RelayError,
+    StoreUnavailable,
+    Unauthorized,
+    UpstreamRefused,
+)
+
+_STATUS: tuple[tuple[type[RelayError], int, str], ...] = (
+    (InvalidInput, 422, "The input cannot be accepted"),
+    (NotFound, 404, "Not found"),
+    (Conflict, 409, "Conflict"),
+    (Unauthorized, 401, "Unauthorized"),
+    (Forbidden, 403, "Forbidden"),
+    (StoreUnavailable, 503, "The store is not available"),
+    (UpstreamRefused, 502, "The upstream refused"),
+)
+#: Codes whose status differs from that of their class.
+_BY_CODE = {
+    "malformed_json": (400, "The body is not JSON"),
+    "bad_request": (400, "The request cannot be read"),
+    "unsupported_media_type": (415, "Unsupported media type"),
+    "body_too_large": (413, "The body is too large"),
+    "method_not_allowed": (405, "Method not allowed"),
+}
+#: Seconds after which a client may come again when the store is away.
+RETRY_AFTER = 2
+
+
+def problem(error: RelayError, request_id: str) -> Response:
+    """The answer to a request that ended in `error`."""
+    status, title = _BY_CODE.get(error.code) or next(
+        ((status, title) for kind, status, title in _STATUS if isinstance(error, kind)), (500, "Internal error")
+    )
+    if isinstance(error, UpstreamRefused) and error.status in (400, 401, 403, 404, 409):
+        status = {401: 409, 403: 409}.get(error.status, error.status)
+    detail = "the store is not available; try again" if isinstance(error, StoreUnavailable) else error.detail
+    document: dict[str, Any] = {
+        "type": f"about:blank#{error.code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if error.problems:
+        document["errors"] = [{"pointer": p.pointer, "code": p.code, "detail": p.detail} for p in error.problems]
+    headers = {}
+    if status == 503:
+        headers["retry-after"] = str(RETRY_AFTER)
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(msgspec.json.encode(document), status, headers, "application/problem+json")

@@ -1,0 +1,187 @@
+"""The table of operations, from which both the routes and the OpenAPI document are made."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from relay.api import bodies, events, orders, retailers, schemas, subscriptions
+from relay.api.deps import Call, Reply
+
+#: Scope of operations that only an operator's key may call.
+OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method on one path. `scope` None: any good key. `answers`: (status, type, whether it is a page of it)."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    scope: str | None
+    handler: Callable[[Call], Awaitable[Reply]]
+    answers: tuple[tuple[int, Any, bool], ...]
+    body: type[Any] | None = None
+    limit: int = bodies.LIMIT
+    query: tuple[tuple[str, str], ...] = ()
+
+
+_PAGE = (("limit", "At most so many, up to 100."), ("after", "Cursor: the `next` of the page before."))
+_ORDER = "/v1/orders/{order_id}"
+_SUBSCRIPTION = "/v1/subscriptions/{subscription_id}"
+_RETAILER = "/v1/retailers/{retailer_id}"
+s = schemas
+
+OPERATIONS = (
+    Operation(
+        *("POST", "/v1/orders", "registerOrder", "Track an order", "orders:write", orders.create),
+        answers=((201, s.OrderView, False), (200, s.OrderView, False)),
+        body=s.OrderRegistration,
+    ),
+    Operation(
+        *("GET", "/v1/orders", "listOrders", "List tracked orders", "orders:read", orders.page),
+        answers=((200, s.OrderView, True),),
+        query=_PAGE,
+    ),
+    Operation(
+        *("POST", "/v1/orders/bulk", "registerOrders", "Track up to 1,000 orders", "orders:write", orders.bulk),
+        answers=((200, s.BulkView, False),),
+        body=s.BulkRegistration,
+        limit=bodies.BULK_LIMIT,
+    ),
+    Operation(
+        *("GET", _ORDER, "getOrder", "An order as it is now", "orders:read", orders.get),
+        answers=((200, s.OrderView, False),),
+    ),
+    Operation(
+        *("PATCH", _ORDER, "updateOrder", "Give a new token or metadata", "orders:write", orders.patch),
+        answers=((200, s.OrderView, False),),
+        body=s.OrderPatch,
+    ),
+    Operation(
+        *("DELETE", _ORDER, "stopOrder", "Stop tracking", "orders:write", orders.delete),
+        answers=((202, dict[str, Any], False),),
+        query=(("purge", "`true`: also erase what is stored about the order."),),
+    ),
+    Operation(
+        *("POST", f"{_ORDER}/refresh", "refreshOrder", "Poll now", "orders:write", orders.refresh),
+        answers=((202, s.OrderView, False),),
+        body=s.Empty,
+    ),
+    Operation(
+        *("GET", f"{_ORDER}/items", "listItems", "The order's items", "orders:read", orders.items),
+        answers=((200, s.DataView, False),),
+    ),
+    Operation(
+        "PUT",
+        f"{_ORDER}/items/{{item_id}}/replacement",
+        "decideReplacement",
+        "Approve or reject a replacement",
+        "orders:write",
+        orders.decide,
+        answers=((200, dict[str, Any], False),),
+        body=s.ReplacementDecision,
+    ),
+    Operation(
+        *("GET", f"{_ORDER}/messages", "listMessages", "The order's chat", "orders:read", orders.messages),
+        answers=((200, s.DataView, False),),
+    ),
+    Operation(
+        *("POST", f"{_ORDER}/messages", "sendMessage", "Write to the shopper", "orders:write", orders.say),
+        answers=((200, dict[str, Any], False),),
+        body=s.ChatMessage,
+    ),
+    Operation(
+        "POST",
+        "/v1/subscriptions",
+        "createSubscription",
+        "Have events posted to a URL; the secret is shown this once",
+        "subscriptions:write",
+        subscriptions.create,
+        answers=((201, s.SubscriptionView, False),),
+        body=s.SubscriptionRequest,
+    ),
+    Operation(
+        "GET",
+        "/v1/subscriptions",
+        "listSubscriptions",
+        "List subscriptions",
+        "subscriptions:read",
+        subscriptions.page,
+        answers=((200, s.SubscriptionView, True),),
+        query=_PAGE,
+    ),
+    Operation(
+        *("GET", _SUBSCRIPTION, "getSubscription", "A subscription", "subscriptions:read", subscriptions.get),
+        answers=((200, s.SubscriptionView, False),),
+    ),
+    Operation(
+        "PATCH",
+        _SUBSCRIPTION,
+        "updateSubscription",
+        "Change a subscription; new filters hold for events from now on",
+        "subscriptions:write",
+        subscriptions.patch,
+        answers=((200, s.SubscriptionView, False),),
+        body=s.SubscriptionPatch,
+    ),
+    Operation(
+        "DELETE",
+        _SUBSCRIPTION,
+        "deleteSubscription",
+        "Delete a subscription with what it still had to deliver",
+        "subscriptions:write",
+        subscriptions.delete,
+        answers=((204, None, False),),
+    ),
+    Operation(
+        *("GET", "/v1/events", "listEvents", "The log as a pull feed", "events:read", events.page),
+        answers=((200, s.EventView, True),),
+        query=(*_PAGE, ("order_id", "Only this order's."), ("type", "Only this type, or a pattern such as order.*")),
+    ),
+    Operation(
+        *("GET", "/v1/events/{event_id}", "getEvent", "An event as delivered", "events:read", events.get),
+        answers=((200, s.EventView, False),),
+    ),
+    Operation(
+        *("GET", "/v1/event-types", "listEventTypes", "The catalogue of events", None, events.types),
+        answers=((200, s.EventTypeView, True),),
+    ),
+    Operation(
+        *("POST", "/v1/retailers", "createRetailer", "Add a retailer", OPERATOR, retailers.create),
+        answers=((201, s.RetailerView, False),),
+        body=s.RetailerRequest,
+    ),
+    Operation(
+        *("GET", "/v1/retailers", "listRetailers", "List retailers", OPERATOR, retailers.page),
+        answers=((200, s.RetailerView, True),),
+        query=_PAGE,
+    ),
+    Operation(
+        *("GET", _RETAILER, "getRetailer", "A retailer", OPERATOR, retailers.get),
+        answers=((200, s.RetailerView, False),),
+    ),
+    Operation(
+        *("PATCH", _RETAILER, "updateRetailer", "Change a retailer", OPERATOR, retailers.patch),
+        answers=((200, s.RetailerView, False),),
+        body=s.RetailerPatch,
+    ),
+    Operation(
+        *("DELETE", _RETAILER, "deleteRetailer", "Delete an empty retailer", OPERATOR, retailers.delete),
+        answers=((204, None, False),),
+    ),
+    Operation(
+        *("POST", f"{_RETAILER}/keys", "createKey", "Issue a key; shown this once", OPERATOR, retailers.create_key),
+        answers=((201, s.KeyView, False),),
+        body=s.KeyRequest,
+    ),
+    Operation(
+        *("GET", f"{_RETAILER}/keys", "listKeys", "A retailer's keys", OPERATOR, retailers.keys),
+        answers=((200, s.KeyView, True),),
+    ),
+    Operation(
+        *("DELETE", f"{_RETAILER}/keys/{{key_id}}", "revokeKey", "Revoke a key", OPERATOR, retailers.revoke_key),
+        answers=((204, None, False),),
+    ),
+)

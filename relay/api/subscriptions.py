@@ -1,0 +1,142 @@
+"""Subscriptions: create, look at, change, delete."""
+
+import os
+import re
+from dataclasses import replace
+from typing import Any
+
+from msgspec import UNSET
+
+from relay.api import cursors
+from relay.api.deps import Call, Reply
+from relay.api.schemas import SubscriptionView
+from relay.errors import InvalidInput, Problem
+from relay.model.events import rfc3339
+from relay.model.filters import Filter
+from relay.model.signing import Secret
+from relay.model.targets import parse_target
+from relay.store.subscriptions import Configuration, Subscription
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_VALUE = re.compile(r"[\x20-\x7e\t]*")
+#: Headers that frame, route or identify a message, or that clouds and standards give a meaning to.
+_FORBIDDEN = frozenset(
+    {
+        *("host", "content-length", "transfer-encoding", "expect", "connection", "keep-alive", "te", "trailer"),
+        *("upgrade", "content-type", "content-encoding", "content-language", "content-location", "content-range"),
+        *("content-md5", "content-digest", "digest", "accept-encoding", "user-agent", "cookie", "set-cookie"),
+        *("forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip", "metadata-flavor", "origin"),
+        *("referer", "range", "max-forwards", "date", "http2-settings"),
+    }
+)
+_FORBIDDEN_PREFIXES = (
+    *("proxy-", "x-forwarded-", "sec-", "webhook-", "ce-", "relay-"),
+    *("x-aws-", "x-amz-", "x-goog-", "x-google-", "x-ms-", "x-envoy-", "svix-"),
+)
+
+
+async def create(call: Call) -> Reply:
+    body = call.body
+    configuration = Configuration(
+        url=parse_target(body.url, call.deps.allow).url,
+        event_types=Filter.parse(body.event_types).patterns,
+        description=body.description,
+        enabled=body.enabled,
+        payload=body.payload,
+        ordering=body.ordering,
+        backlog=body.backlog,
+        max_in_flight=body.max_in_flight,
+        rate_limit=body.rate_limit,
+        heartbeat_seconds=body.heartbeat_seconds,
+        headers=_headers(body.headers),
+    )
+    secret = Secret(os.urandom(32)) if body.secret is None else _secret(body.secret)
+    start = None if body.start == "now" else cursors.decode("event", body.start, "/start")
+    made = await call.deps.subscriptions.create(call.retailer_id, configuration, secret=secret.text, start=start)
+    return Reply(201, view(made, secret.text), headers={"cache-control": "no-store"})
+
+
+async def page(call: Call) -> Reply:
+    after, limit = cursors.page(call.request, "subscription")
+    found, last = await call.deps.subscriptions.page(call.retailer_id, after=after, limit=limit)
+    return Reply(200, {"data": [view(one) for one in found], "next": cursors.encode("subscription", last)})
+
+
+async def get(call: Call) -> Reply:
+    return Reply(200, view(await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))))
+
+
+async def patch(call: Call) -> Reply:
+    known = await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))
+    given: dict[str, Any] = {
+        name: getattr(call.body, name) for name in call.body.__struct_fields__ if getattr(call.body, name) is not UNSET
+    }
+    if "url" in given:
+        given["url"] = parse_target(given["url"], call.deps.allow).url
+    if "event_types" in given:
+        given["event_types"] = Filter.parse(given["event_types"]).patterns
+    if "headers" in given:
+        given["headers"] = _headers(given["headers"])
+    after = replace(known.configuration, **given)
+    return Reply(200, view(await call.deps.subscriptions.amend(call.retailer_id, known, after)))
+
+
+async def delete(call: Call) -> Reply:
+    await call.deps.subscriptions.delete(call.retailer_id, call.path("subscription_id"))
+    return Reply(204)
+
+
+def view(subscription: Subscription, secret: str | None = None) -> SubscriptionView:
+    """A subscription as the API shows it: header values that may be credentials are hidden."""
+    configuration = subscription.configuration
+    return SubscriptionView(
+        id=subscription.id,
+        url=configuration.url,
+        event_types=list(configuration.event_types),
+        description=configuration.description,
+        enabled=configuration.enabled,
+        disabled_reason=subscription.disabled_reason,
+        payload=configuration.payload,
+        ordering=configuration.ordering,
+        backlog=configuration.backlog,
+        max_in_flight=configuration.max_in_flight,
+        rate_limit=configuration.rate_limit,
+        headers=dict.fromkeys(configuration.headers, "(hidden)"),
+        heartbeat_seconds=configuration.heartbeat_seconds,
+        circuit="closed",
+        position=cursors.encode("event", subscription.position),
+        sequence=subscription.sequence,
+        delivered=subscription.delivered,
+        dead=subscription.dead,
+        last_error=subscription.last_error,
+        created_at=rfc3339(subscription.created_ms),
+        secret=UNSET if secret is None else secret,
+    )
+
+
+def _secret(text: str) -> Secret:
+    try:
+        return Secret.parse(text)
+    except InvalidInput as error:
+        raise InvalidInput(
+            error.detail, code=error.code, problems=[Problem("/secret", error.code, error.detail)]
+        ) from None
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    """Refuse headers that would change framing, routing, identity or another system's mind."""
+    problems = []
+    seen: set[str] = set()
+    for name, value in headers.items():
+        low = name.lower()
+        pointer = f"/headers/{name[:64].replace('~', '~0').replace('/', '~1')}"
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            problems.append(Problem(pointer, "invalid_header", "a header name is a token, its value printable ASCII"))
+        elif low in _FORBIDDEN or low.startswith(_FORBIDDEN_PREFIXES):
+            problems.append(Problem(pointer, "header_not_allowed", f"{name} cannot be set"))
+        elif low in seen:
+            problems.append(Problem(pointer, "duplicate_header", f"{name} stands twice"))
+        seen.add(low)
+    if problems:
+        raise InvalidInput(problems[0].detail, code=problems[0].code, problems=problems)
+    return dict(headers)
