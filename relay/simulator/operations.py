@@ -166,9 +166,9 @@ class Operations:
         return Reply(200, body, content_type, whole=whole, skew=skew)
 
     async def _answer_poll(self, route: Route, reply: Reply, scope: Scope, send: Send) -> None:
-        at = self._sim.clock.now().wall
+        at, gone = self._sim.clock.now().wall, _left(scope)
         await self._send(reply, send)
-        if reply.status == 200 and reply.whole and not _left(scope):
+        if reply.status == 200 and reply.whole and not gone:
             self._sim.ledger.served(route.order_id, route.target, reply.body, at)
 
     async def _token(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -298,6 +298,7 @@ def _transport(scope: Scope) -> asyncio.Transport | None:
 
 
 def _left(scope: Scope) -> bool:
+    """Whether the client has gone. Asked before the answer: the server itself closes after one that was the last."""
     transport = _transport(scope)
     return transport is not None and transport.is_closing()
 
