@@ -22,7 +22,8 @@ from relay.simulator.controls import controls
 from relay.simulator.facts import Ledger
 from relay.simulator.faults import Faults, parse
 from relay.simulator.operations import Operations
-from relay.simulator.scenario import Step, draft, perform, plan, staggered
+from relay.simulator.scenario import draft, plan, staggered
+from relay.simulator.steps import Step, perform
 from relay.simulator.tokens import Tokens
 from relay.simulator.traffic import RateLimit, Traffic
 from relay.simulator.world import RESOURCES, Order, World

@@ -154,6 +154,8 @@ def test_an_order_may_be_created_to_follow_the_scenario() -> None:
         ("POST", "/orders", {"surprise": 1}, 422),
         ("POST", "/orders", {"items": [{"id": 5}]}, 422),
         ("POST", "/orders", {"handling": {}, "scenario": True}, 422),
+        ("POST", "/orders", {"handling": 5}, 422),
+        ("POST", "/orders", {"user_id": 5}, 422),
         ("POST", "/orders", b"{", 422),
         ("PATCH", "/orders/none", {}, 404),
         ("POST", "/orders/x/messages", {"sender": "robot", "body": "Hi"}, 422),
