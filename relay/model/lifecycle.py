@@ -12,11 +12,11 @@ a: a terminal status that goes back makes the order an ordinary active one again
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from relay.model import events
 from relay.model.cadence import Cadence
-from relay.model.changes import detect
+from relay.model.changes import Detection, detect
 from relay.model.events import Event
 from relay.model.orders import (
     RESOURCES,
@@ -36,7 +36,7 @@ SUSPENDING = frozenset({"unauthorized", "forbidden", "not_found"})
 class Policy:
     """When to look again, and how long refusals and terminal statuses are waited out (ms)."""
 
-    cadence: Cadence = Cadence()
+    cadence: Cadence = field(default_factory=Cadence)
     patience_ms: int = 120_000
     confirm_after_ms: int = 5_000
 
@@ -86,19 +86,13 @@ def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderStat
         written.append(events.resumed(state, now_ms=now_ms, observed_ms=now_ms))
         state = replace(state, tracking=Tracking.ACTIVE, sequence=written[-1].sequence)
     stored = state.snapshot.get(resource)
-    if stored is None:
-        value, changes, missing = reading.value, (), frozenset[str]()
-    else:
-        found = detect(
-            stored,
-            reading,
-            state.missing.get(resource, frozenset()),
-            chat_may_expire=state.terminal_since_ms is not None,
-        )
-        value, changes, missing = found.value, found.changes, found.missing
-    snapshot = state.snapshot.replace(resource, value)
+    found = Detection((), reading.value, frozenset())
+    if stored is not None:
+        awaited = state.missing.get(resource, frozenset())
+        found = detect(stored, reading, awaited, chat_may_expire=state.terminal_since_ms is not None)
+    snapshot = state.snapshot.replace(resource, found.value)
     if state.started:
-        new = events.build(state, changes, snapshot, now_ms=now_ms, observed_ms=now_ms)
+        new = events.build(state, found.changes, snapshot, now_ms=now_ms, observed_ms=now_ms)
     elif snapshot.complete:
         new = [events.started(state, snapshot, now_ms=now_ms, observed_ms=now_ms)]
     else:
@@ -110,7 +104,7 @@ def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderStat
         started=state.started or snapshot.complete,
         sequence=state.sequence + len(new),
         read_at_ms={**state.read_at_ms, resource: reading.started_ms},
-        missing={**state.missing, resource: missing},
+        missing={**state.missing, resource: found.missing},
         trouble=None,
     )
     return after, tuple(written)
@@ -125,7 +119,7 @@ def _follow_terminal(state: OrderState, reading: Reading) -> OrderState:
 
 
 def _is_over(state: OrderState) -> bool:
-    """All three resources were read again after the terminal status was first seen, and nothing awaits a second look."""
+    """All three resources were read after the terminal status was first seen, and nothing awaits a second look."""
     since = state.terminal_since_ms
     if since is None or not state.started or any(state.missing.values()):
         return False

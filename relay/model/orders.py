@@ -9,6 +9,8 @@ RetailerId = NewType("RetailerId", str)
 OrderId = NewType("OrderId", str)
 EventId = NewType("EventId", str)
 SubscriptionId = NewType("SubscriptionId", str)
+#: What must stay in order is one lane of a subscription: an order, or a single event where order does not matter.
+LaneId = NewType("LaneId", str)
 
 #: A parsed JSON value: dict, list, str, int, float, bool or None.
 Json = Any

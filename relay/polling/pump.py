@@ -1,11 +1,11 @@
 """The poll pump: a slice of claim → fetch → detect → commit.
 
-    claim (one script, a batch of arms) ─▶ fetch, concurrently ─▶ same fingerprint? ── yes ─▶ settle (one script a batch)
-                                                                      │ no
-                                                                      ▼
+    claim (one script a batch) ─▶ fetch, concurrently ─▶ same fingerprint? ── yes ─▶ settle (one script a batch)
+                                                             │ no
+                                                             ▼
                                             parse ─▶ load state ─▶ observe (pure) ─▶ commit (one script an order)
-                                                                      ▲                   │ somebody was faster
-                                                                      └───────────────────┘
+                                                                 ▲                   │ somebody was faster
+                                                                 └───────────────────┘
 
 A pump holds nothing that a crash could lose: an arm that is not put back falls due again when its lease ends.
 """
@@ -25,7 +25,7 @@ from relay.clock import Clock
 from relay.errors import StoreUnavailable
 from relay.model import lifecycle
 from relay.model.lifecycle import Policy, Step
-from relay.model.orders import Reading, Tracking
+from relay.model.orders import Reading, Tracking, Trouble
 from relay.store.bells import Bells
 from relay.store.orders import ClaimedArm, Commit, Orders, Settlement
 from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, Upstream
@@ -271,7 +271,7 @@ class PollPump:
             await self._suspend(arm, code, detail, trouble)
         self._settle(Settlement(arm, delay, trouble=trouble))
 
-    async def _suspend(self, arm: ClaimedArm, code: str, detail: str, trouble: lifecycle.Trouble) -> None:
+    async def _suspend(self, arm: ClaimedArm, code: str, detail: str, trouble: Trouble) -> None:
         state = await self._orders.load_state(arm.retailer_id, arm.order_id)
         if state is None:
             return

@@ -30,8 +30,9 @@ Subscriptions
   live:R                 set     enabled S
   sub:S                  hash    fields in store/subscriptions.py
   ahead:S                set     stream ids settled ahead of the position
-  lanes:S                zset    parked lanes: O by next attempt (ms)
-  lane:S:O               list    `stream id/relay-sequence/attempts/first attempt ms` in order, head first
+  lanes:S                zset    parked lanes L by next attempt (ms); L is an order's id, or an event's where a
+                                 subscription asked for no order
+  lane:S:L               list    `stream id/relay-sequence/attempts/first attempt ms` in order, head first
   dead:S                 stream  dead letters
   ready                  zset    S with work, by when it may be claimed (ms); a claimed one's score is its lease's end
 
@@ -121,8 +122,8 @@ def lanes(subscription_id: str) -> str:
     return f"{PREFIX}lanes:{subscription_id}"
 
 
-def lane(subscription_id: str, order_id: str) -> str:
-    return f"{PREFIX}lane:{subscription_id}:{order_id}"
+def lane(subscription_id: str, lane_id: str) -> str:
+    return f"{PREFIX}lane:{subscription_id}:{lane_id}"
 
 
 def dead(subscription_id: str) -> str:

@@ -39,13 +39,13 @@ class Log:
     async def after(self, retailer_id: RetailerId, position: str, limit: int) -> list[Entry]:
         """Up to `limit` entries behind a position, in order."""
         rows = await self._db.run("XRANGE", keys.log(retailer_id), f"({position}", "+", "COUNT", limit)
-        return [_entry(row) for row in rows]
+        return [read_entry(row) for row in rows]
 
     async def at(self, retailer_id: RetailerId, positions: Sequence[str]) -> list[Entry | None]:
         """The entries at positions, None where retention took one. One round trip."""
         commands: list[list[Arg]] = [["XRANGE", keys.log(retailer_id), p, p] for p in positions]
         answers = await self._db.run_many(commands)
-        return [_entry(rows[0]) if rows else None for rows in answers]
+        return [read_entry(rows[0]) if rows else None for rows in answers]
 
     async def find(self, retailer_id: RetailerId, event_id: EventId) -> Entry | None:
         position = await self._db.run("HGET", keys.event_ids(retailer_id), event_id)
@@ -95,7 +95,7 @@ class Log:
         matches: Callable[[str], bool] | None,
     ) -> tuple[list[Entry], str | None]:
         trail = [raw.decode() for raw in await self._db.run("LRANGE", keys.trail(retailer_id, order_id), 0, -1)]
-        wanted = [p for p in trail if _ordinal(p) > _ordinal(position)]
+        wanted = [p for p in trail if ordinal(p) > ordinal(position)]
         found: list[Entry] = []
         for start in range(0, len(wanted), 100):
             for entry in await self.at(retailer_id, wanted[start : start + 100]):
@@ -107,12 +107,14 @@ class Log:
         return found, None
 
 
-def _ordinal(position: str) -> tuple[int, int]:
+def ordinal(position: str) -> tuple[int, int]:
+    """A stream id as numbers, to compare."""
     ms, _, number = position.partition("-")
     return int(ms), int(number or 0)
 
 
-def _entry(row: Any) -> Entry:
+def read_entry(row: Any) -> Entry:
+    """A stream entry as Redis gives it."""
     position, fields = row
     named = fields if isinstance(fields, dict) else {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
     return Entry(

@@ -38,7 +38,7 @@ def connection_options() -> dict[str, Any]:
         "socket_timeout": 5.0,
         "socket_connect_timeout": 2.0,
         "health_check_interval": 15,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),  # type: ignore[no-untyped-call]
+        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
         "retry_on_error": [ConnectionError, TimeoutError],
     }
 
@@ -77,7 +77,7 @@ def _open_through_sentinel(url: str, client_class: type[aioredis.Redis], options
     except ValueError:
         raise InvalidSettings("RELAY_REDIS_URL: a Sentinel port or the database is not a number") from None
     sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": 2.0}, **options)  # type: ignore[no-untyped-call]
-    client = sentinel.master_for(name, redis_class=client_class)  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(name, redis_class=client_class)
     assert isinstance(client, client_class)
     return client
 
@@ -124,7 +124,7 @@ class Db:
         self._count()
         pipeline = self.client.pipeline(transaction=False)
         for command in commands:
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            pipeline.execute_command(*command)
         try:
             return list(await pipeline.execute())
         except UNAVAILABLE as error:

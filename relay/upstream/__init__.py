@@ -1,0 +1,1 @@
+"""The upstream Post-Checkout API: one interface, one module per dialect, one client."""

@@ -1,0 +1,102 @@
+"""The deliver pump: a slice of owning subscriptions with work and running them side by side."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+import structlog
+
+from relay.clock import Clock
+from relay.delivering.runner import Limits, Runner
+from relay.model.retries import Schedule
+from relay.sender import Sender
+from relay.store.bells import Bells
+from relay.store.deliveries import Deliveries, Owned
+from relay.store.log import Log
+
+#: Subscriptions one pump owns at a time, and takes at a time.
+MOST_OWNED = 256
+AT_ONCE = 32
+#: How long the pump sleeps at most before it looks for ready subscriptions again, bell or no bell (seconds).
+LONGEST_SLEEP = 0.5
+
+
+class DeliverPump:
+    """Delivers until told to stop. One instance serves one slice; its name is the owner written into the leases."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        log: Log,
+        sender: Sender,
+        bells: Bells,
+        *,
+        clock: Clock,
+        schedule: Schedule,
+        limits: Limits,
+        concurrency: int = 256,
+    ) -> None:
+        self._deliveries = deliveries
+        self._log = log
+        self._sender = sender
+        self._bells = bells
+        self._clock = clock
+        self._schedule = schedule
+        self._limits = limits
+        self._slots = asyncio.Semaphore(concurrency)
+        self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
+        self.name = f"deliver-{secrets.token_hex(6)}"
+        self._logger = structlog.get_logger("relay.delivering")
+
+    async def run(self, should_stop: Callable[[], bool]) -> None:
+        """Work until `should_stop`; then let posts in flight end, write progress, give the subscriptions back.
+
+        Raises StoreUnavailable when Redis is gone; the leases then run out by themselves.
+        """
+        try:
+            while not should_stop():
+                await self._turn()
+        finally:
+            for runner, _ in self._runners.values():
+                runner.stop()
+            tasks = [task for _, task in self._runners.values()]
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def _turn(self) -> None:
+        wait_s = LONGEST_SLEEP
+        room = min(AT_ONCE, MOST_OWNED - len(self._runners))
+        if room > 0:
+            now_ms, next_ms, owned = await self._deliveries.own(room, owner=self.name, lease_ms=self._limits.lease_ms)
+            self._clock.anchor(now_ms)
+            for one in owned:
+                self._start(one)
+            if len(owned) == room:
+                return
+            if next_ms is not None:
+                wait_s = min(wait_s, max(0.0, (next_ms - now_ms) / 1000))
+        if wait_s > 0 and await self._bells.wait([self.name, "deliver"], wait_s) == self.name:
+            for runner, _ in self._runners.values():
+                runner.ring()
+
+    def _start(self, owned: Owned) -> None:
+        runner = Runner(
+            owned,
+            self._deliveries,
+            self._log,
+            self._sender,
+            self._slots,
+            clock=self._clock,
+            schedule=self._schedule,
+            limits=self._limits,
+        )
+        task = asyncio.create_task(runner.run())
+        self._runners[owned.subscription_id] = (runner, task)
+        task.add_done_callback(lambda done: self._ended(owned.subscription_id, done))
+
+    def _ended(self, subscription_id: str, task: asyncio.Task[None]) -> None:
+        known = self._runners.get(subscription_id)
+        if known is not None and known[1] is task:
+            del self._runners[subscription_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._logger.error("delivery.runner_failed", subscription_id=subscription_id, exc_info=error)

@@ -1,0 +1,82 @@
+"""The stretch of log between a subscription's position and the furthest entry that was read.
+
+    position ─▶ ■ ■ □ ■ □ □ ■ ◀─ read up to here          ■ settled   □ not yet
+
+The position moves over the settled entries at the front. What is settled behind an unsettled one is written down as
+settled *ahead*, so that a crash repeats only what was in flight.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Place:
+    """One log entry in the window. `ahead`: Redis knows already that it is settled."""
+
+    position: str
+    sequence: int
+    matched: bool
+    settled: bool = False
+    ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far the position moved, how many matched entries it passed, and which ahead-marks that made needless."""
+
+    position: str
+    sequence: int
+    matched: int
+    passed: tuple[str, ...]
+    ahead: tuple[str, ...]
+
+
+class Window:
+    def __init__(self, position: str, sequence: int) -> None:
+        self.position = position
+        self.sequence = sequence
+        self.read_to = position
+        self.counted = sequence
+        self._places: deque[Place] = deque()
+        self._fresh: list[Place] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to write: the position can move, or something was settled ahead of it."""
+        return bool(self._fresh) or bool(self._places and self._places[0].settled)
+
+    def add(self, position: str, *, matched: bool, ahead: bool) -> Place:
+        """Take in the next entry of the log; a matched one gets the next relay-sequence. Refused ones are settled."""
+        if matched:
+            self.counted += 1
+        place = Place(position, self.counted, matched, settled=ahead or not matched, ahead=ahead)
+        self._places.append(place)
+        self.read_to = position
+        return place
+
+    def settle(self, place: Place) -> None:
+        place.settled = True
+        self._fresh.append(place)
+
+    def advance(self) -> Advance:
+        """Move the position over what is settled at the front; tell what to write for the rest."""
+        matched = 0
+        passed = []
+        while self._places and self._places[0].settled:
+            place = self._places.popleft()
+            self.position, self.sequence = place.position, place.sequence
+            matched += place.matched
+            if place.ahead:
+                passed.append(place.position)
+            place.ahead = True  # no mark is needed any more
+        ahead = []
+        for place in self._fresh:
+            if not place.ahead:
+                place.ahead = True
+                ahead.append(place.position)
+        self._fresh.clear()
+        return Advance(self.position, self.sequence, matched, tuple(passed), tuple(ahead))

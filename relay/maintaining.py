@@ -1,0 +1,106 @@
+"""The maintain pump: the sweep that makes lost wake-ups harmless, retention, and the gauges that need a look around."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from relay import metrics
+from relay.model.orders import OrderId, RetailerId
+from relay.queue import Ringer
+from relay.store import keys
+from relay.store.bells import Bells
+from relay.store.ledger import Ledger
+from relay.store.orders import Orders
+from relay.store.redis import Db
+from relay.store.slots import Slots
+
+SWEEP_EVERY = 1.0
+GAUGES_EVERY = 10.0
+RETENTION_EVERY = 60.0
+#: Events one script drops at most: it stays short while a log of millions is trimmed.
+TRIM_BATCH = 500
+
+
+class MaintainPump:
+    """Sweeps until told to stop. Everything it does may be done twice, late, or by two at once."""
+
+    def __init__(
+        self,
+        db: Db,
+        orders: Orders,
+        slots: Slots,
+        bells: Bells,
+        ringer: Ringer,
+        ledger: Ledger,
+        *,
+        pumps: Mapping[str, int],
+        lease_s: float,
+        retention_events_s: float,
+        retention_orders_s: float,
+    ) -> None:
+        self._db = db
+        self._orders = orders
+        self._slots = slots
+        self._bells = bells
+        self._ringer = ringer
+        self._ledger = ledger
+        self._pumps = pumps
+        self._lease_s = lease_s
+        self._retention_events_s = retention_events_s
+        self._retention_orders_s = retention_orders_s
+        self._logger = structlog.get_logger("relay.maintaining")
+
+    async def run(self, should_stop: Callable[[], bool]) -> None:
+        gauged = trimmed = 0.0
+        while not should_stop():
+            began = time.monotonic()
+            await self.sweep()
+            if began - gauged >= GAUGES_EVERY:
+                gauged = began
+                await self.gauge()
+            if began - trimmed >= RETENTION_EVERY:
+                trimmed = began
+                await self.retain()
+            await asyncio.sleep(max(0.0, SWEEP_EVERY - (time.monotonic() - began)))
+
+    async def sweep(self) -> None:
+        """Ring for slots without a pump, and for work that is due and that nobody has taken."""
+        now_ms = await self._db.now_ms()
+        tick = int(now_ms / 1000 / self._lease_s)
+        for kind, count in self._pumps.items():
+            for number in await self._slots.free(kind, count):
+                await self._ringer.ring(kind, number, tick=tick)
+        ready, due = await self._db.run_many(
+            [["ZCOUNT", keys.READY, "-inf", now_ms], ["ZCOUNT", keys.CREDENTIALS, "-inf", now_ms]]
+        )
+        if ready:
+            await self._bells.ring("deliver", min(ready, 8))
+        if due:
+            await self._bells.ring("poll")
+
+    async def gauge(self) -> None:
+        """Set the gauges of the ledger."""
+        waiting, oldest_ms, imbalance = await self._ledger.summary()
+        metrics.waiting_events.set(waiting)
+        metrics.oldest_waiting_age.set(0 if oldest_ms is None else oldest_ms / 1000)
+        metrics.ledger_imbalance.set(imbalance)
+
+    async def retain(self) -> None:
+        """Drop events and ended orders whose time is over."""
+        now_ms = await self._db.now_ms()
+        keep_from = f"{now_ms - int(self._retention_events_s * 1000)}-0"
+        dropped = 0
+        for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
+            retailer_id = raw.decode()
+            log_keys = [keys.log(retailer_id), keys.event_ids(retailer_id)]
+            while count := await self._db.script("trim", log_keys, [retailer_id, keep_from, TRIM_BATCH]):
+                dropped += count
+        over = now_ms - int(self._retention_orders_s * 1000)
+        ended = await self._db.run("ZRANGEBYSCORE", keys.ENDED, "-inf", over, "LIMIT", 0, 1000)
+        for raw in ended:
+            retailer_id, _, order_id = raw.decode().partition("/")
+            await self._orders.erase(RetailerId(retailer_id), OrderId(order_id))
+        if dropped or ended:
+            self._logger.info("retention.applied", events=dropped, orders=len(ended))

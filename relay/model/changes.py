@@ -1,0 +1,238 @@
+"""Detection: what differs between the committed state of a resource and a new reading of it, in domain terms.
+
+Pure and total: any JSON object is a state. Items and messages are matched by key, so that another order is no change;
+fields and values that the specification does not know are carried and reported like those it does.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from relay.model.catalogue import position
+from relay.model.json_values import canonical, difference, same
+from relay.model.orders import Json, JsonObject, Reading, Resource
+
+#: Handling fields with an event type of their own; the shopper is told apart below.
+_OWN_EVENT = {
+    "status": "order.status_changed",
+    "address": "order.address_changed",
+    "coordinates": "order.coordinates_changed",
+    "notes": "order.notes_changed",
+}
+_DECISIONS = {"APPROVED": "order.replacement_approved", "REJECTED": "order.replacement_rejected"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One fact. `value` is the subject as it is now (as it last was, when it went); `key` names an item or message."""
+
+    type: str
+    subject: Literal["order", "item", "message"]
+    key: str | None
+    value: JsonObject
+    before: JsonObject
+    after: JsonObject
+    resource: Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What a reading tells: the changes in their order, the value to store (with entries whose disappearance awaits a
+    second reading), and the keys of those entries."""
+
+    changes: tuple[Change, ...]
+    value: JsonObject
+    missing: frozenset[str]
+
+
+def detect(stored: JsonObject, reading: Reading, missing: frozenset[str], *, chat_may_expire: bool) -> Detection:
+    """Compare a reading with the last committed value of its resource.
+
+    `missing` holds the keys that the previous reading lacked. With `chat_may_expire` (the order is over) an empty or
+    expired chat is no deletion.
+    """
+    if reading.resource is Resource.HANDLING:
+        changes = _handling_changes(stored, reading.value)
+        return Detection(tuple(changes), reading.value, frozenset())
+    return _collection_changes(stored, reading, missing, chat_may_expire=chat_may_expire)
+
+
+# ── handling ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _handling_changes(old: JsonObject, new: JsonObject) -> list[Change]:
+    found = difference(old, new)
+    if found is None:
+        return []
+    kinds: dict[str, tuple[JsonObject, JsonObject]] = {}
+    for name in {**found[0], **found[1]}:
+        kind = _OWN_EVENT.get(name, "order.updated")
+        if name == "shopper":
+            kind = _shopper_event(old.get("shopper"), new.get("shopper"))
+        _assign(kinds, kind, name, found)
+    made = [Change(kind, "order", None, new, *sides, Resource.HANDLING) for kind, sides in kinds.items()]
+    return sorted(made, key=lambda change: position(change.type))
+
+
+def _shopper_event(old: Json, new: Json) -> str:
+    if old is None and new is None:
+        return "order.updated"  # null or absent: nobody either way
+    if old is None:
+        return "order.shopper_assigned"
+    return "order.shopper_unassigned" if new is None else "order.shopper_changed"
+
+
+def _assign(
+    kinds: dict[str, tuple[JsonObject, JsonObject]], kind: str, name: str, found: tuple[JsonObject, JsonObject]
+) -> None:
+    """Put one differing field into the event that reports it."""
+    sides = kinds.setdefault(kind, ({}, {}))
+    for side, values in zip(sides, found, strict=True):
+        if name in values:
+            side[name] = values[name]
+
+
+# ── items and messages ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What tells items from messages."""
+
+    subject: Literal["item", "message"]
+    added: str
+    removed: str
+    compare: Callable[[JsonObject, JsonObject], dict[str, tuple[JsonObject, JsonObject]]]
+
+
+def _collection_changes(
+    stored: JsonObject, reading: Reading, missing: frozenset[str], *, chat_may_expire: bool
+) -> Detection:
+    resource, listed = reading.resource, reading.resource.value
+    kind = _KINDS[resource]
+    old, new = keyed(stored.get(listed)), keyed(reading.value.get(listed))
+    expired = resource is Resource.MESSAGES and chat_may_expire and (not new or _is_expired(reading.value))
+    lacked = frozenset(old.keys() - new.keys()) if not expired else frozenset()
+    gone = lacked & missing
+    changes: list[tuple[int, int, Change]] = []
+
+    def add(type_: str, key: str, value: JsonObject, before: JsonObject, after: JsonObject, place: int) -> None:
+        change = Change(type_, kind.subject, key, value, before, after, resource)
+        changes.append((position(type_), place, change))
+
+    for place, (key, value) in enumerate(_chronological(resource, new)):
+        if key not in old:
+            add(kind.added, key, value, {}, value, place)
+            continue
+        for type_, (before, after) in kind.compare(old[key], value).items():
+            add(type_, key, value, before, after, place)
+    for place, key in enumerate(k for k in old if k in gone):
+        add(kind.removed, key, old[key], old[key], {}, place)
+    kept = [value for key, value in old.items() if key not in new and key not in gone]
+    value = {**reading.value, listed: [*new.values(), *kept]}
+    changes.sort(key=lambda row: row[:2])
+    envelope = _envelope_change(stored, reading)
+    made = tuple(change for _, _, change in changes)
+    return Detection(envelope + made, value, lacked - gone)
+
+
+def _envelope_change(stored: JsonObject, reading: Reading) -> tuple[Change, ...]:
+    """Fields beside the list: `order.updated`, relative to the answer they stand in."""
+    found = difference(envelope(stored, reading.resource), envelope(reading.value, reading.resource))
+    return (Change("order.updated", "order", None, {}, *found, reading.resource),) if found else ()
+
+
+def envelope(value: JsonObject, resource: Resource) -> JsonObject:
+    """An answer without its list of items or messages."""
+    return {name: inner for name, inner in value.items() if name != resource.value}
+
+
+def _is_expired(value: JsonObject) -> bool:
+    metadata = value.get("metadata")
+    return value.get("is_expired") is True or (isinstance(metadata, dict) and metadata.get("is_expired") is True)
+
+
+def _chronological(resource: Resource, entries: Mapping[str, JsonObject]) -> list[tuple[str, JsonObject]]:
+    rows = list(entries.items())
+    if resource is Resource.MESSAGES:
+        rows.sort(key=lambda row: _created_at(row[1]))
+    return rows
+
+
+def _created_at(message: JsonObject) -> str:
+    created = message.get("created_at")
+    return created if isinstance(created, str) else ""
+
+
+def keyed(listed: Json) -> dict[str, JsonObject]:
+    """Items or messages by key, in their order: the id, or for one without an id a hash of its content.
+
+    Entries with the same key are told apart as `key#2`, `key#3`, ..., by their content, so that another order of the
+    array gives the same keys.
+    """
+    entries = [entry for entry in (listed if isinstance(listed, list) else []) if isinstance(entry, dict)]
+    names = [_key(entry) for entry in entries]
+    if len(set(names)) == len(names):
+        return dict(zip(names, entries, strict=True))
+    twins: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        twins.setdefault(name, []).append(index)
+    for name, places in twins.items():
+        if len(places) > 1:
+            ranked = sorted(places, key=lambda index: canonical(entries[index]))
+            for number, index in enumerate(ranked[1:], start=2):
+                names[index] = f"{name}#{number}"
+    return dict(zip(names, entries, strict=True))
+
+
+def _key(entry: JsonObject) -> str:
+    id_ = entry.get("id")
+    if isinstance(id_, str):
+        return id_
+    if id_ is None:
+        return "?" + hashlib.blake2b(canonical(entry), digest_size=8).hexdigest()
+    return canonical(id_).decode()
+
+
+def _item_differences(old: JsonObject, new: JsonObject) -> dict[str, tuple[JsonObject, JsonObject]]:
+    """Every differing field of an item in exactly one event."""
+    kinds: dict[str, tuple[JsonObject, JsonObject]] = {}
+    found = difference(old, new)
+    if found is None:
+        return kinds
+    names = list({**found[0], **found[1]})
+    replacement = _replacement_event(old.get("replacement"), new.get("replacement")) if "replacement" in names else None
+    decision = new.get("replacement_status")
+    decided = _DECISIONS.get(decision) if isinstance(decision, str) else None
+    for name in names:
+        kind = "order.item_updated"
+        if name == "status":
+            kind = "order.item_status_changed"
+        elif name == "quantity":
+            kind = "order.item_quantity_changed"
+        elif name == "replacement":
+            kind = replacement or kind
+        elif name == "replacement_status":
+            kind = decided or replacement or kind
+        _assign(kinds, kind, name, found)
+    return kinds
+
+
+def _replacement_event(old: Json, new: Json) -> str | None:
+    if old is None and new is None:
+        return None  # null or absent: no replacement either way
+    if old is None:
+        return "order.replacement_suggested"
+    return "order.replacement_withdrawn" if new is None else "order.replacement_changed"
+
+
+def _message_differences(old: JsonObject, new: JsonObject) -> dict[str, tuple[JsonObject, JsonObject]]:
+    found = None if same(old, new) else difference(old, new)
+    return {} if found is None else {"order.message_updated": found}
+
+
+_KINDS = {
+    Resource.ITEMS: _Kind("item", "order.item_added", "order.item_removed", _item_differences),
+    Resource.MESSAGES: _Kind("message", "order.message_created", "order.message_removed", _message_differences),
+}

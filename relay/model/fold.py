@@ -1,0 +1,102 @@
+"""Folding an order's events back into its state: the receiver's side of promise 2.
+
+`tracking_started` gives the whole order; every later event moves it on by its `changes`. The result equals the relay's
+last snapshot for every field, known or unknown. The subject that events carry is not used to move on: it is what the
+result is checked against.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from relay.model.changes import envelope, keyed
+from relay.model.json_values import apply, same
+from relay.model.orders import JsonObject, Resource, Snapshot
+
+_LISTS = {"item": Resource.ITEMS, "message": Resource.MESSAGES}
+
+
+class Taken(enum.StrEnum):
+    """What became of an event: folded in, known already, or not the next one of its order."""
+
+    FOLDED = "folded"
+    REPEATED = "repeated"
+    OUT_OF_ORDER = "out_of_order"
+
+
+@dataclass(slots=True)
+class Fold:
+    """One order's state as its events tell it."""
+
+    sequence: int = 0
+    started: bool = False
+    ended: bool = False
+    handling: JsonObject = field(default_factory=dict)
+    entries: dict[Resource, dict[str, JsonObject]] = field(
+        default_factory=lambda: {Resource.ITEMS: {}, Resource.MESSAGES: {}}
+    )
+    extras: dict[Resource, JsonObject] = field(default_factory=lambda: {Resource.ITEMS: {}, Resource.MESSAGES: {}})
+    seen: set[str] = field(default_factory=set)
+
+    def take(self, event: JsonObject) -> Taken:
+        """Fold in one event (a parsed full payload)."""
+        data = event["data"]
+        if event["id"] in self.seen:
+            return Taken.REPEATED
+        if data["sequence"] != self.sequence + 1:
+            return Taken.OUT_OF_ORDER
+        self.seen.add(event["id"])
+        self.sequence = data["sequence"]
+        kind = event["type"]
+        if kind == "order.tracking_started":
+            self._start(data)
+        elif kind == "order.tracking_ended":
+            self.ended = True
+        elif "changes" in data:
+            self._move(data)
+        return Taken.FOLDED
+
+    def _start(self, data: JsonObject) -> None:
+        self.started = True
+        self.handling = data["order"]
+        for resource in self.entries:
+            self.entries[resource] = keyed(data[resource.value])
+            self.extras[resource] = data.get("extras", {}).get(resource.value, {})
+
+    def _move(self, data: JsonObject) -> None:
+        before, after = data["changes"]["before"], data["changes"]["after"]
+        subject = next((name for name in _LISTS if name in data), "order")
+        if subject == "order":
+            resource = data.get("resource")
+            if resource is None:
+                self.handling = apply(self.handling, before, after)
+            else:
+                self.extras[Resource(resource)] = apply(self.extras[Resource(resource)], before, after)
+            return
+        entries = self.entries[_LISTS[subject]]
+        key = data.get("key") or data[subject]["id"]
+        if not after and event_removes(data, subject, before):
+            entries.pop(key, None)
+        else:
+            entries[key] = apply(entries.get(key, {}), before, after)
+
+    def differences(self, snapshot: Snapshot) -> list[str]:
+        """Where the folded state and a snapshot differ; the order of items and messages does not count."""
+        found = []
+        if not same(self.handling, snapshot.handling or {}):
+            found.append("handling")
+        for resource, entries in self.entries.items():
+            value = snapshot.get(resource) or {}
+            if not same(sorted_by_content(entries), sorted_by_content(keyed(value.get(resource.value)))):
+                found.append(resource.value)
+            if not same(self.extras[resource], envelope(value, resource)):
+                found.append(f"{resource.value} (beside the list)")
+        return found
+
+
+def event_removes(data: JsonObject, subject: str, before: JsonObject) -> bool:
+    """A removal shows all of the subject in `before` and nothing in `after`."""
+    return same(before, data[subject])
+
+
+def sorted_by_content(entries: dict[str, JsonObject]) -> list[JsonObject]:
+    return [entries[key] for key in sorted(entries)]

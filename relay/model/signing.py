@@ -1,0 +1,86 @@
+"""Standard Webhooks 1.0.0, symmetric scheme `v1`: HMAC-SHA256 over `id.timestamp.body`, keyed by a `whsec_` secret."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from relay.errors import InvalidInput
+
+PREFIX = "whsec_"
+#: Key length in bytes (Standard Webhooks 1.0.0, "Symmetric").
+SHORTEST_KEY, LONGEST_KEY = 24, 64
+#: How far a timestamp may lie from now, past or future, in seconds: what the official libraries allow.
+TOLERANCE_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A signing secret. `key` is what HMAC uses: the base64 part of `whsec_...`, decoded."""
+
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str, pointer: str = "/secret") -> "Secret":
+        """Raises InvalidInput (`invalid_secret`) with the mistake named."""
+        if not text.startswith(PREFIX):
+            raise _invalid("a secret begins with whsec_; public keys, Ed25519 keys and `v1,` prefixes are none")
+        try:
+            encoded = text.removeprefix(PREFIX)
+            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise _invalid("what follows whsec_ is not base64") from None
+        if not SHORTEST_KEY <= len(key) <= LONGEST_KEY:
+            raise _invalid(f"a secret has {SHORTEST_KEY} to {LONGEST_KEY} bytes; this one has {len(key)}")
+        if len(set(key)) == 1:
+            raise _invalid("a secret of one repeated byte is no secret")
+        return cls(key)
+
+    @property
+    def text(self) -> str:
+        """The form that is shown to a retailer and pasted into a receiver."""
+        return PREFIX + base64.b64encode(self.key).decode()
+
+
+def _invalid(detail: str) -> InvalidInput:
+    return InvalidInput(detail, code="invalid_secret")
+
+
+def sign(event_id: str, timestamp_s: int, body: bytes, secret: Secret) -> str:
+    """One entry of the signature header: `v1,` and the base64 of the HMAC."""
+    content = f"{event_id}.{timestamp_s}.".encode() + body
+    return "v1," + binascii.b2a_base64(hmac.digest(secret.key, content, hashlib.sha256), newline=False).decode()
+
+
+def signed_headers(event_id: str, timestamp_s: int, body: bytes, secrets: Sequence[Secret]) -> dict[str, str]:
+    """The three headers of an attempt, with one signature a live secret, joined by single spaces."""
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": " ".join([sign(event_id, timestamp_s, body, secret) for secret in secrets]),
+    }
+
+
+class VerificationFailed(ValueError):
+    """The message is not what was signed, not for this receiver, or not of now; the message says which."""
+
+
+def verify(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[Secret], *, now_s: int, tolerance_s: int = TOLERANCE_S
+) -> str:
+    """Check a received message (header names in lower case) and return its id. Raises VerificationFailed."""
+    id_, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    signatures = headers.get("webhook-signature", "")
+    if not (id_ and timestamp and signatures):
+        raise VerificationFailed("webhook-id, webhook-timestamp or webhook-signature is missing")
+    if not (timestamp.isascii() and timestamp.isdigit()):
+        raise VerificationFailed("webhook-timestamp is no number of seconds")
+    if abs(now_s - int(timestamp)) > tolerance_s:
+        raise VerificationFailed(f"webhook-timestamp is more than {tolerance_s} s away from this clock")
+    expected = [sign(id_, int(timestamp), body, secret).encode() for secret in secrets]
+    given = [entry.encode("utf-8", "replace") for entry in signatures.split(" ") if entry.startswith("v1,")]
+    if not any(hmac.compare_digest(a, b) for a in expected for b in given):
+        raise VerificationFailed("no signature matches: wrong secret, or the body was changed")
+    return id_

@@ -1,0 +1,64 @@
+"""Ringing arq: the only module that enqueues. A ring starts a pump; it carries no data, and may be lost or doubled."""
+
+import json
+import secrets
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from relay import metrics
+from relay.store.redis import open_client
+
+#: A ring that nobody heard dies after this long (ms): what is due is rung again by the sweep.
+RING_EXPIRES_MS = 600_000
+
+KINDS = ("poll", "deliver", "maintain")
+
+
+def queue_name(kind: str) -> str:
+    """The arq queue of one kind of pump: a slow receiver must not delay polling, and each kind scales alone."""
+    return f"arq:relay:{kind}"
+
+
+def serialize(job: dict[str, Any]) -> bytes:
+    """JSON instead of pickle: nothing that Redis holds is ever executed."""
+    return json.dumps(job, default=repr).encode()
+
+
+def deserialize(raw: bytes) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads(raw)
+    return job
+
+
+def open_pool(url: str, kind: str) -> ArqRedis:
+    """arq's client over the relay's own connection options (timeouts, keepalive, retries, TLS host check)."""
+    pool = open_client(url, ArqRedis)
+    assert isinstance(pool, ArqRedis)
+    pool.job_serializer = serialize
+    pool.job_deserializer = deserialize
+    pool.default_queue_name = queue_name(kind)
+    pool.expires_extra_ms = RING_EXPIRES_MS
+    return pool
+
+
+class Ringer:
+    def __init__(self, pool: ArqRedis) -> None:
+        self._pool = pool
+
+    async def ring(self, kind: str, slot: int, *, tick: int | None = None, defer_s: float = 0.0) -> None:
+        """Ask for a pump in a slot. With `tick` the same ring is sent once only; else each is its own.
+
+        Never raises: a ring that cannot be sent is sent again by the sweep.
+        """
+        name = f"pump:{kind}:{slot}:{secrets.token_hex(6) if tick is None else tick}"
+        try:
+            job = await self._pool.enqueue_job(
+                "pump", kind, slot, _job_id=name, _queue_name=queue_name(kind), _defer_by=defer_s or None
+            )
+        except (RedisError, OSError) as error:
+            metrics.rings.labels(kind, "failed").inc()
+            structlog.get_logger("relay.queue").debug("ring.failed", kind=kind, error=repr(error))
+            return
+        metrics.rings.labels(kind, "sent" if job is not None else "unknown").inc()

@@ -1,0 +1,164 @@
+"""Promise 7: for every subscription, events matched = delivered + waiting + dead.
+
+The counters are kept by the deliver pump. What is checked against them is counted anew: the lanes as they stand, the
+marks ahead of the position, and, as far back as the log reaches, the log itself under the filters in force.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from relay.model.filters import Filter
+from relay.model.orders import RetailerId, SubscriptionId
+from relay.store import keys
+from relay.store.log import START, Log, ordinal
+from relay.store.redis import Arg, Db
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One subscription's ledger. `unread` are matched events behind the position, not settled ahead.
+
+    `recounted` is the number of matched events between start and position found in the log itself; None where
+    retention or a filter has taken the means to count them. `problems` says in words what does not add up.
+    """
+
+    retailer_id: RetailerId
+    subscription_id: SubscriptionId
+    matched: int
+    delivered: int
+    dead: int
+    parked: int
+    unread: int
+    recounted: int | None
+    problems: tuple[str, ...]
+
+    @property
+    def waiting(self) -> int:
+        return self.parked + self.unread
+
+    @property
+    def balanced(self) -> bool:
+        return not self.problems
+
+
+class Ledger:
+    def __init__(self, db: Db, log: Log) -> None:
+        self._db = db
+        self._log = log
+
+    async def audit(self, retailer_id: RetailerId) -> list[Account]:
+        """Every subscription of a retailer, recounted. Reads the whole log: an operator's command, not a request."""
+        ids = await self._db.run("ZRANGE", keys.subscriptions(retailer_id), 0, -1)
+        return [await self._account(retailer_id, SubscriptionId(raw.decode())) for raw in ids]
+
+    async def _account(self, retailer_id: RetailerId, subscription_id: SubscriptionId) -> Account:
+        record, ahead, lanes = await self._books(subscription_id)
+        lengths = await self._db.run_many([["LLEN", keys.lane(subscription_id, lane)] for lane in lanes])
+        matched, delivered, dead = (int(record.get(name, b"0")) for name in (b"matched", b"delivered", b"dead"))
+        start, position = record[b"start"].decode(), record[b"pos"].decode()
+        epochs = [(ordinal(since), Filter(tuple(p))) for since, p in msgspec.json.decode(record[b"filters"])]
+        recounted, unread, whole = await self._recount(retailer_id, start, position, ahead, epochs)
+        parked = sum(lengths)
+        problems = []
+        if matched + len(ahead) != delivered + dead + parked:
+            problems.append(
+                f"{matched} matched up to the position and {len(ahead)} ahead of it, but {delivered} delivered,"
+                f" {dead} dead and {parked} parked"
+            )
+        if whole and recounted != matched:
+            problems.append(f"the log holds {recounted} matching events up to the position, {matched} were counted")
+        return Account(
+            *(retailer_id, subscription_id, matched + len(ahead), delivered, dead, parked, unread),
+            recounted if whole else None,
+            tuple(problems),
+        )
+
+    async def _books(self, subscription_id: SubscriptionId) -> tuple[dict[bytes, bytes], set[str], list[str]]:
+        """Hash, marks ahead and lanes at one moment: in a transaction, as pumps go on writing."""
+        pipeline = self._db.client.pipeline(transaction=True)
+        pipeline.hgetall(keys.subscription(subscription_id))
+        pipeline.smembers(keys.ahead(subscription_id))
+        pipeline.zrange(keys.lanes(subscription_id), 0, -1)
+        record, ahead, lanes = await pipeline.execute()
+        return record, {raw.decode() for raw in ahead}, [raw.decode() for raw in lanes]
+
+    async def _recount(
+        self,
+        retailer_id: RetailerId,
+        start: str,
+        position: str,
+        ahead: set[str],
+        epochs: list[tuple[tuple[int, int], Filter]],
+    ) -> tuple[int, int, bool]:
+        """Matching events up to the position, unread ones behind it, and whether the log still reaches the start."""
+        counted = unread = 0
+        limit, at = ordinal(position), start
+        whole = await self._untrimmed(retailer_id, start)
+        while entries := await self._log.after(retailer_id, at, 1000):
+            for entry in entries:
+                at = entry.position
+                here = ordinal(at)
+                chosen = [filter_ for since, filter_ in epochs if since < here]
+                if not chosen or not chosen[-1].matches(entry.type):
+                    continue
+                if here <= limit:
+                    counted += 1
+                elif at not in ahead:
+                    unread += 1
+        return counted, unread, whole
+
+    async def _untrimmed(self, retailer_id: RetailerId, start: str) -> bool:
+        """Whether nothing behind `start` has left the log: its largest deleted id says."""
+        if not await self._db.run("EXISTS", keys.log(retailer_id)):
+            return True
+        info = await self._db.run("XINFO", "STREAM", keys.log(retailer_id))
+        fields = info if isinstance(info, dict) else {info[i]: info[i + 1] for i in range(0, len(info), 2)}
+        largest = fields.get(b"max-deleted-entry-id") or fields.get("max-deleted-entry-id") or b"0-0"
+        text = largest.decode() if isinstance(largest, bytes) else str(largest)
+        return ordinal(text) <= ordinal(start)
+
+    async def sequences(self, retailer_id: RetailerId) -> list[str]:
+        """Orders whose events in the log are not numbered 1, 2, 3, ... up to the stored sequence."""
+        seen: dict[str, int] = {}
+        problems = []
+        at = START
+        while entries := await self._log.after(retailer_id, at, 1000):
+            for entry in entries:
+                at = entry.position
+                known = seen.get(entry.order_id)
+                if known is not None and entry.sequence != known + 1:
+                    problems.append(f"order {entry.order_id}: {entry.sequence} follows {known}")
+                seen[entry.order_id] = entry.sequence
+        commands: list[list[Arg]] = [["HGET", keys.order(retailer_id, order), "q"] for order in seen]
+        for order, stored in zip(seen, await self._db.run_many(commands), strict=True):
+            if stored is not None and int(stored) < seen[order]:
+                problems.append(f"order {order}: the log has {seen[order]}, the state {int(stored)}")
+        return problems
+
+    async def summary(self) -> tuple[int, int | None, int]:
+        """Over all subscriptions, cheaply: events waiting, age of the oldest (ms), and what does not balance.
+
+        Unread events are counted up to 1000 a subscription, without their filters."""
+        waiting = imbalance = 0
+        oldest: int | None = None
+        now_ms = await self._db.now_ms()
+        for raw_retailer in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
+            retailer_id = RetailerId(raw_retailer.decode())
+            for raw in await self._db.run("ZRANGE", keys.subscriptions(retailer_id), 0, -1):
+                subscription_id = SubscriptionId(raw.decode())
+                record, ahead, lanes = await self._books(subscription_id)
+                if b"pos" not in record:
+                    continue
+                heads = await self._db.run_many([["LRANGE", keys.lane(subscription_id, o), 0, 0] for o in lanes])
+                lengths = await self._db.run_many([["LLEN", keys.lane(subscription_id, o)] for o in lanes])
+                unread = await self._log.after(retailer_id, record[b"pos"].decode(), 1000)
+                behind = [entry.position for entry in unread if entry.position not in ahead]
+                waiting += sum(lengths) + len(behind)
+                starts = [head[0].decode().split("/")[0] for head in heads if head] + behind[:1]
+                for position in starts:
+                    age = now_ms - ordinal(position)[0]
+                    oldest = age if oldest is None else max(oldest, age)
+                matched, delivered, dead = (int(record.get(name, b"0")) for name in (b"matched", b"delivered", b"dead"))
+                imbalance += abs(matched + len(ahead) - delivered - dead - sum(lengths))
+        return waiting, oldest, imbalance

@@ -1,0 +1,24 @@
+-- Lease subscriptions with work to a deliver pump.
+-- KEYS: ready
+-- ARGV: how many at most, owner, lease (ms)
+-- Returns {now, next, {id, fence, hash, ahead, lanes}...}: `next` is when something can be owned again ('' for never).
+local now = now_ms()
+local out = {now, ''}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))) do
+  local key = P .. 'sub:' .. id
+  if redis.call('HGET', key, 'enabled') ~= '1' then
+    redis.call('ZREM', KEYS[1], id)
+    redis.call('HDEL', key, 'owner')
+  else
+    redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[3])), id)
+    redis.call('HSET', key, 'owner', ARGV[2])
+    local fence = redis.call('HINCRBY', key, 'fence', 1)
+    out[#out + 1] = {id, fence, redis.call('HGETALL', key), redis.call('SMEMBERS', P .. 'ahead:' .. id),
+      redis.call('ZRANGE', P .. 'lanes:' .. id, 0, -1, 'WITHSCORES')}
+  end
+end
+local head = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if head[2] then
+  out[2] = head[2]
+end
+return out

@@ -1,0 +1,32 @@
+"""Minted user tokens in Redis, sealed, expiring with themselves: one mint serves every process."""
+
+from relay.errors import SecretUnreadable
+from relay.store import keys
+from relay.store.redis import Db
+from relay.vault import Vault
+
+
+class StoredTokens:
+    """Implements `relay.upstream.tokens.TokenCache`."""
+
+    def __init__(self, db: Db, vault: Vault) -> None:
+        self._db = db
+        self._vault = vault
+
+    async def get(self, credential_id: str, user_id: str) -> bytes | None:
+        sealed = await self._db.run("GET", keys.token(credential_id, user_id))
+        try:
+            return None if sealed is None else self._vault.open(sealed, context=_context(credential_id, user_id))
+        except SecretUnreadable:
+            return None  # sealed with a key that was retired: mint anew
+
+    async def put(self, credential_id: str, user_id: str, value: bytes, *, ttl_s: int) -> None:
+        sealed = self._vault.seal(value, context=_context(credential_id, user_id))
+        await self._db.run("SET", keys.token(credential_id, user_id), sealed, "EX", ttl_s)
+
+    async def drop(self, credential_id: str, user_id: str) -> None:
+        await self._db.run("DEL", keys.token(credential_id, user_id))
+
+
+def _context(credential_id: str, user_id: str) -> str:
+    return f"{credential_id}/{user_id}/minted"

@@ -1,0 +1,106 @@
+"""The upstream over HTTP: the hot reads through the engine, the rare writes through httpx."""
+
+import httpx
+
+from relay.engine import Answer, Engine, EngineTransport, Failure
+from relay.errors import UpstreamRefused
+from relay.model import json_values
+from relay.model.orders import JsonObject, OrderId, Resource
+from relay.model.retries import retry_after_s
+from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer
+from relay.upstream.specification import Specification, error_text
+
+#: Bytes of an answer that are accepted; more is malformed. An order of 500 items with replacements has 150 kB.
+ANSWER_LIMIT = 8 * 1024 * 1024
+#: Prepared headers that are kept, one set a token.
+_CACHED_HEADERS = 20_000
+
+_REFUSALS = {
+    401: Refusal.UNAUTHORIZED,
+    403: Refusal.FORBIDDEN,
+    404: Refusal.NOT_FOUND,
+    429: Refusal.THROTTLED,
+}
+
+
+class HttpUpstream:
+    """`Upstream` over HTTP. Nothing is repeated here: a poll falls due again, a write is the retailer's."""
+
+    def __init__(self, base_url: str, engine: Engine, dialect: Specification, *, limit: int = ANSWER_LIMIT) -> None:
+        self._base = base_url.rstrip("/")
+        self._engine = engine
+        self._dialect = dialect
+        self._limit = limit
+        self._http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=self._base, trust_env=False)
+        self._headers: dict[str, dict[str, str]] = {}
+
+    async def fetch(self, access: Access, order_id: OrderId, resource: Resource) -> Fetched:
+        url = self._base + self._dialect.path(order_id, resource)
+        answer = await self._engine.send("GET", url, self._prepared(access), None, limit=self._limit)
+        if answer.status == 200:
+            return self._accepted(resource, answer)
+        if answer.status is None:
+            refusal = Refusal.TIMEOUT if answer.failure is Failure.TIMEOUT else Refusal.NETWORK
+            failure = answer.failure.value if answer.failure is not None else "failed"
+            return Fetched(resource, None, b"", refusal, f"{failure}: {answer.detail}", duration_ms=answer.duration_ms)
+        fallback = Refusal.SERVER_ERROR if answer.status >= 500 else Refusal.REJECTED
+        return Fetched(
+            resource,
+            answer.status,
+            b"",
+            _REFUSALS.get(answer.status, fallback),
+            f"upstream answered {answer.status}",
+            retry_after_s(answer.headers.get("retry-after"), 0) if "retry-after" in answer.headers else None,
+            answer.duration_ms,
+        )
+
+    def _accepted(self, resource: Resource, answer: Answer) -> Fetched:
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        problem = ""
+        if kind != "application/json" and not kind.endswith("+json"):
+            problem = f"content type {kind[:60] or 'missing'}"
+        elif answer.truncated:
+            problem = f"more than {self._limit} bytes"
+        elif not answer.body:
+            problem = "empty"
+        if problem:
+            return Fetched(resource, 200, b"", Refusal.MALFORMED, problem, duration_ms=answer.duration_ms)
+        return Fetched(resource, 200, answer.body, duration_ms=answer.duration_ms)
+
+    def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
+        return self._dialect.parse(resource, raw)
+
+    async def decide_replacement(self, access: Access, order_id: OrderId, item_id: str, status: str) -> JsonObject:
+        return await self._write(access, "PUT", self._dialect.replacement_path(order_id, item_id), {"status": status})
+
+    async def send_message(self, access: Access, order_id: OrderId, body: str) -> JsonObject:
+        return await self._write(access, "POST", self._dialect.path(order_id, Resource.MESSAGES), {"body": body})
+
+    async def _write(self, access: Access, method: str, path: str, body: JsonObject) -> JsonObject:
+        headers = {**self._prepared(access), "content-type": "application/json"}
+        try:
+            response = await self._http.request(method, path, content=json_values.encode(body), headers=headers)
+        except httpx.TransportError as error:
+            raise UpstreamRefused(
+                f"no answer from upstream: {error}", status=None, code="upstream_unreachable"
+            ) from None
+        if response.status_code != 200:
+            text = error_text(response.content) or f"upstream answered {response.status_code}"
+            raise UpstreamRefused(text, status=response.status_code)
+        try:
+            value = json_values.decode(response.content) if response.content else {}
+        except Exception:
+            raise UnusableAnswer(Refusal.MALFORMED, "the answer to a write is not JSON") from None
+        return value if isinstance(value, dict) else {}
+
+    def _prepared(self, access: Access) -> dict[str, str]:
+        headers = self._headers.get(access.token)
+        if headers is None:
+            if len(self._headers) >= _CACHED_HEADERS:
+                self._headers.clear()
+            headers = {"authorization": f"Bearer {access.token}", "accept": "application/json"}
+            self._headers[access.token] = headers
+        return headers
+
+    async def aclose(self) -> None:
+        await self._http.aclose()

@@ -1,0 +1,71 @@
+"""What the relay needs of an upstream, whatever dialect it speaks."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from relay.model.orders import JsonObject, OrderId, Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A user's bearer token."""
+
+    token: str = field(repr=False)
+
+
+class Refusal(enum.StrEnum):
+    """Why an upstream answer is no reading. None of these ever changes a snapshot."""
+
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server_error"
+    REJECTED = "rejected"
+    TIMEOUT = "timeout"
+    NETWORK = "network"
+    MALFORMED = "malformed"
+    NONSENSE = "nonsense"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One answer, not yet parsed. `raw` is the whole body, empty on a refusal; `detail` names no person."""
+
+    resource: Resource
+    status: int | None
+    raw: bytes = field(repr=False)
+    refusal: Refusal | None = None
+    detail: str = ""
+    retry_after_s: float | None = None
+    duration_ms: float = 0.0
+
+
+class UnusableAnswer(Exception):
+    """A body that came with status 200 and is no state: malformed, or JSON of the wrong shape."""
+
+    def __init__(self, refusal: Refusal, detail: str) -> None:
+        super().__init__(detail)
+        self.refusal = refusal
+        self.detail = detail
+
+
+class Upstream(Protocol):
+    """The five operations of the specification."""
+
+    async def fetch(self, access: Access, order_id: OrderId, resource: Resource) -> Fetched:
+        """Read one resource. Never raises for what upstream or the network does."""
+        ...
+
+    def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
+        """The answer as a value with nothing dropped. Raises UnusableAnswer."""
+        ...
+
+    async def decide_replacement(self, access: Access, order_id: OrderId, item_id: str, status: str) -> JsonObject:
+        """Pass on APPROVED or REJECTED. Raises UpstreamRefused; never repeated on our own account."""
+        ...
+
+    async def send_message(self, access: Access, order_id: OrderId, body: str) -> JsonObject:
+        """Send a chat message as the customer. Raises UpstreamRefused; never repeated on our own account."""
+        ...

@@ -1,0 +1,135 @@
+"""The dialect of the specification (Instacart Connect Post-Checkout API 2.0): its paths, and what its answers may be.
+
+No response field is required and none is dropped: the structs below only check the fields they know. What they do not
+know is carried as it came.
+"""
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from relay.errors import InvalidInput
+from relay.model import json_values
+from relay.model.orders import JsonObject, OrderId, Resource
+from relay.upstream.interface import Refusal, UnusableAnswer
+
+PREFIX = "/v2/post_checkout"
+
+
+class Address(msgspec.Struct):
+    address_line_1: str | None = None
+    address_line_2: str | None = None
+    city: str | None = None
+    state: str | None = None
+    postal_code: str | None = None
+
+
+class Coordinates(msgspec.Struct):
+    latitude: float | int | None = None
+    longitude: float | int | None = None
+
+
+class Shopper(msgspec.Struct):
+    name: str | None = None
+    phone_number: str | None = None
+
+
+class Handling(msgspec.Struct):
+    """OrderHandlingResponse. `status` is any text: new values must not stop anything."""
+
+    order_id: str | int | None = None
+    status: str | None = None
+    address: Address | None = None
+    coordinates: Coordinates | None = None
+    shopper: Shopper | None = None
+    notes: str | None = None
+
+
+class Replacement(msgspec.Struct):
+    product_name: str | None = None
+    product_id: str | int | None = None
+    quantity: int | float | str | None = None
+
+
+class Item(msgspec.Struct):
+    """PostCheckoutOrderItem."""
+
+    id: str | int | None = None
+    product_name: str | None = None
+    quantity: int | float | str | None = None
+    status: str | None = None
+    replacement: Replacement | None = None
+    replacement_status: str | None = None
+
+
+class Message(msgspec.Struct):
+    """ChatMessage."""
+
+    id: str | int | None = None
+    sender: str | None = None
+    body: str | None = None
+    created_at: str | None = None
+
+
+class Items(msgspec.Struct):
+    items: list[Item]
+
+
+class Messages(msgspec.Struct):
+    messages: list[Message]
+
+
+_SHAPES: dict[Resource, type[Any]] = {
+    Resource.HANDLING: Handling,
+    Resource.ITEMS: Items,
+    Resource.MESSAGES: Messages,
+}
+_KNOWN = set(Handling.__struct_fields__)
+
+
+class Specification:
+    """Paths and parsing of the specification's dialect."""
+
+    def path(self, order_id: OrderId, resource: Resource) -> str:
+        """The path of a resource; ids are one segment each, whatever they hold."""
+        id_ = quote(order_id, safe="")
+        if resource is Resource.MESSAGES:
+            return f"{PREFIX}/chat/{id_}/messages"
+        return f"{PREFIX}/orders/{id_}/{resource.value}"
+
+    def replacement_path(self, order_id: OrderId, item_id: str) -> str:
+        return f"{PREFIX}/orders/{quote(order_id, safe='')}/items/{quote(item_id, safe='')}/replacement"
+
+    def parse(self, resource: Resource, raw: bytes) -> JsonObject:
+        """The whole answer, checked. Raises UnusableAnswer for what is no state of an order."""
+        try:
+            value = json_values.decode(raw)
+        except InvalidInput as error:
+            raise UnusableAnswer(Refusal.MALFORMED, error.detail) from None
+        if not isinstance(value, dict):
+            raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: not an object")
+        if resource is Resource.HANDLING:
+            if not _KNOWN & value.keys():
+                raise UnusableAnswer(Refusal.NONSENSE, "handling: no field of an order; perhaps an error body")
+        elif resource.value not in value:
+            raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: no list; perhaps an error body")
+        if "error" in value and not (value.keys() - {"error", "status", "meta"}):
+            raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: an error body with status 200")
+        try:
+            msgspec.convert(value, _SHAPES[resource])
+        except msgspec.ValidationError as error:
+            raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: {error}") from None
+        return value
+
+
+def error_text(raw: bytes) -> str:
+    """A short text out of an error body: `{error: text}`, or the live form `{error: {message, code}}`."""
+    try:
+        value = json_values.decode(raw)
+    except InvalidInput:
+        return ""
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return error[:200] if isinstance(error, str) else ""

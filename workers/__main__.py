@@ -1,0 +1,84 @@
+"""`python -m workers [poll|deliver|maintain|all]`: one worker process. `relay worker` starts it."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from relay import logs
+from relay.errors import InvalidSettings, StoreUnavailable
+from relay.queue import KINDS
+from relay.settings import Settings, load
+from relay.store.redis import wait_until_up
+from workers.context import open_process
+from workers.health import Readiness, health_app, serve
+from workers.supervisor import Pulse, supervise
+
+
+async def work(kinds: tuple[str, ...], settings: Settings) -> None:
+    """Run the pumps of these kinds until SIGTERM or SIGINT."""
+    log = structlog.get_logger("workers")
+    draining = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, draining.set)
+    await _wait_for_redis(settings, draining)
+    async with open_process(settings) as process:
+        pulses = {kind: Pulse() for kind in kinds}
+        pumping = [asyncio.create_task(supervise(kind, process, draining, pulse)) for kind, pulse in pulses.items()]
+        tasks = list(pumping)
+        if settings.metrics_port:
+            app = health_app(list(pulses.values()), Readiness(process.db), draining)
+            tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, draining)))
+        log.info("worker.started", kinds=list(kinds), pid=os.getpid())
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            await asyncio.gather(*pumping)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    log.info("worker.stopped", kinds=list(kinds))
+
+
+async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:
+    """A service waits for its store, with back-off; only a command gives up."""
+    pause = 0.25
+    while not draining.is_set():
+        try:
+            assert settings.redis_url is not None
+            await wait_until_up(settings.redis_url, 5.0)
+            return
+        except StoreUnavailable as error:
+            structlog.get_logger("workers").warning("worker.waiting_for_redis", error=error.detail, pause_s=pause)
+        await asyncio.wait({asyncio.create_task(draining.wait())}, timeout=pause)
+        pause = min(15.0, 2 * pause)
+
+
+def main(arguments: list[str]) -> int:
+    kind = arguments[0] if arguments else "all"
+    if kind not in (*KINDS, "all"):
+        print(f"relay worker: {kind!r} is none of {', '.join((*KINDS, 'all'))}", file=sys.stderr)
+        return 2
+    try:
+        settings = load(os.environ, Path(".env"))
+        missing = [name for name in ("redis_url", "master_keys") if getattr(settings, name) is None]
+        if missing:
+            names = ", ".join(f"RELAY_{name.upper()}" for name in missing)
+            raise InvalidSettings(f"a worker needs {names}")
+    except InvalidSettings as error:
+        print(f"relay worker: {error.detail}", file=sys.stderr)
+        return 2
+    logs.configure(settings.log_format, settings.log_level)
+    uvloop.run(work(KINDS if kind == "all" else (kind,), settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""Everything a worker process holds: built once from the settings, closed once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from relay.clock import Clock
+from relay.delivering import DeliverPump
+from relay.delivering.runner import Limits as DeliverLimits
+from relay.engine import EngineTransport, FastEngine
+from relay.maintaining import MaintainPump
+from relay.model.cadence import Cadence
+from relay.model.lifecycle import Policy
+from relay.polling import PollPump
+from relay.polling.access import TokenBroker
+from relay.polling.pump import Limits as PollLimits
+from relay.queue import Ringer, open_pool
+from relay.sender import Sender
+from relay.settings import Settings
+from relay.store import keys
+from relay.store.bells import Bells
+from relay.store.deliveries import Deliveries
+from relay.store.ledger import Ledger
+from relay.store.log import Log
+from relay.store.orders import Orders
+from relay.store.redis import Db, open_client
+from relay.store.retailers import Retailers
+from relay.store.slots import Slots
+from relay.store.tokens import StoredTokens
+from relay.upstream.client import HttpUpstream
+from relay.upstream.specification import Specification
+from relay.upstream.tokens import Credential, Tokens
+from relay.vault import Vault, parse_master_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The clients of one worker process."""
+
+    settings: Settings
+    db: Db
+    vault: Vault
+    upstream_engine: FastEngine
+    delivery_engine: FastEngine
+    upstream: HttpUpstream
+    broker: TokenBroker
+    orders: Orders
+    log: Log
+    deliveries: Deliveries
+    bells: Bells
+    slots: Slots
+    ringer: Ringer
+    clock: Clock
+
+    def poll_pump(self) -> PollPump:
+        settings = self.settings
+        policy = Policy(
+            Cadence(settings.poll_scale, settings.poll_floor),
+            patience_ms=round(settings.patience * 1000),
+            confirm_after_ms=round(settings.confirm_after * 1000),
+        )
+        limits = PollLimits(settings.poll_concurrency, round(settings.lease * 1000))
+        return PollPump(
+            self.orders, self.upstream, self.broker, self.bells, clock=self.clock, policy=policy, limits=limits
+        )
+
+    def deliver_pump(self) -> DeliverPump:
+        settings = self.settings
+        return DeliverPump(
+            self.deliveries,
+            self.log,
+            Sender(self.delivery_engine),
+            self.bells,
+            clock=self.clock,
+            schedule=settings.schedule,
+            limits=DeliverLimits(lease_ms=round(settings.lease * 1000)),
+            concurrency=settings.delivery_concurrency,
+        )
+
+    def maintain_pump(self) -> MaintainPump:
+        settings = self.settings
+        return MaintainPump(
+            self.db,
+            self.orders,
+            self.slots,
+            self.bells,
+            self.ringer,
+            Ledger(self.db, self.log),
+            pumps={"poll": settings.poll_pumps, "deliver": settings.deliver_pumps},
+            lease_s=settings.lease,
+            retention_events_s=settings.retention_events,
+            retention_orders_s=settings.retention_orders,
+        )
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncIterator[Process]:
+    """Open the clients of a worker process and close them in the end. Needs a Redis URL and master keys."""
+    assert settings.redis_url is not None
+    assert settings.master_keys is not None
+    vault = Vault(parse_master_keys(settings.master_keys))
+    db = Db(open_client(settings.redis_url))
+    pool = open_pool(settings.redis_url, "poll")
+    upstream_engine = FastEngine(deadline=settings.upstream_timeout)
+    delivery_engine = FastEngine(deadline=settings.delivery_timeout)
+    token_http = httpx.AsyncClient(
+        transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
+    )
+    upstream = HttpUpstream(settings.upstream_url, upstream_engine, Specification())
+    orders = Orders(db, vault)
+    tokens = Tokens(token_http, StoredTokens(db, vault))
+    try:
+        yield Process(
+            settings=settings,
+            db=db,
+            vault=vault,
+            upstream_engine=upstream_engine,
+            delivery_engine=delivery_engine,
+            upstream=upstream,
+            broker=TokenBroker(orders, tokens, credential_source(settings, Retailers(db, vault))),
+            orders=orders,
+            log=Log(db),
+            deliveries=Deliveries(db, vault),
+            bells=Bells(db),
+            slots=Slots(db),
+            ringer=Ringer(pool),
+            clock=Clock(),
+        )
+    finally:
+        await upstream.aclose()
+        await token_http.aclose()
+        await upstream_engine.aclose()
+        await delivery_engine.aclose()
+        await pool.aclose(close_connection_pool=True)
+        await db.aclose()

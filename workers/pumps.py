@@ -1,0 +1,60 @@
+"""The arq function: take a slot, work one slice, hand over. What a slice does is `relay`'s business."""
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+import structlog
+
+from relay import metrics
+from relay.errors import StoreUnavailable
+from workers.context import Process
+
+
+async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
+    """One slice of a pump of `kind` in `slot`. A surplus ring finds the slot taken and ends at once."""
+    process: Process = ctx["process"]
+    draining: asyncio.Event = ctx["draining"]
+    token = secrets.token_hex(8)
+    lease_ms = round(process.settings.lease * 1000)
+    if draining.is_set() or not await process.slots.take(kind, slot, token, lease_ms):
+        metrics.pump_slices.labels(kind, "surplus").inc()
+        return
+    structlog.contextvars.bind_contextvars(pump=f"{kind}/{slot}")
+    lost = asyncio.Event()
+    renewing = asyncio.create_task(_keep_slot(process, kind, slot, token, lease_ms, lost))
+    ends_at = time.monotonic() + process.settings.slice
+    metrics.pumps_running.labels(kind).inc()
+    reason = "failed"
+    try:
+        work = {"poll": process.poll_pump, "deliver": process.deliver_pump, "maintain": process.maintain_pump}[kind]()
+        await work.run(lambda: draining.is_set() or lost.is_set() or time.monotonic() >= ends_at)
+        reason = "drained" if draining.is_set() else "lost" if lost.is_set() else "handed over"
+    except StoreUnavailable as error:
+        reason = "store_unavailable"
+        structlog.get_logger("workers").warning("pump.store_unavailable", kind=kind, error=error.detail)
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        metrics.pumps_running.labels(kind).dec()
+        metrics.pump_slices.labels(kind, reason).inc()
+    if reason != "store_unavailable":
+        await process.slots.release(kind, slot, token)
+        await process.ringer.ring(kind, slot)
+
+
+async def _keep_slot(process: Process, kind: str, slot: int, token: str, lease_ms: int, lost: asyncio.Event) -> None:
+    while True:
+        await asyncio.sleep(lease_ms / 3000)
+        try:
+            if not await process.slots.renew(kind, slot, token, lease_ms):
+                lost.set()
+                return
+        except StoreUnavailable:
+            continue  # the lease may run out; the pump notices by its own calls
+
+
+async def ensure_maintained(ctx: dict[str, Any]) -> None:
+    """arq's cron calls this every ten seconds: the sweep survives the loss of every key that arq has."""
+    await pump(ctx, "maintain", 0)
