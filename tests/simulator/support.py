@@ -51,7 +51,14 @@ def ask(app: ASGIApp, method: str, path: str, body: Any = None, *, token: str | 
 
 
 async def asking(
-    app: ASGIApp, method: str, path: str, body: Any = None, *, token: str | None = TOKEN, query: str = ""
+    app: ASGIApp,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    token: str | None = TOKEN,
+    query: str = "",
+    transport: object = None,
 ) -> Got:
     content = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
     sent: list[Message] = []
@@ -73,6 +80,7 @@ async def asking(
         "root_path": "",
         "server": ("simulator", 80),
         "scheme": "http",
+        "state": {"transport": transport},
     }
     await app(scope, receive, send)
     got = {key.decode(): value.decode() for key, value in sent[0]["headers"]}

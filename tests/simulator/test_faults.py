@@ -14,7 +14,7 @@ from relay.errors import InvalidInput
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.simulator.faults import Fault, parse
 from relay.simulator.spoiling import HUGE_BYTES
-from tests.simulator.support import TOKEN, Got, Wall, ask, exchange, poll_path, raw, run, serving, still
+from tests.simulator.support import TOKEN, Got, Wall, ask, asking, exchange, poll_path, raw, run, serving, still
 
 
 def faulty(*faults: str, **settings: Any) -> Simulator:
@@ -269,6 +269,18 @@ def test_an_answer_later_than_the_clients_patience_was_not_served() -> None:
 
     run(scenario())
     assert is_served(simulator)
+
+
+def test_an_answer_to_a_connection_that_is_closing_was_not_served() -> None:
+    class Closing:
+        def is_closing(self) -> bool:
+            return True
+
+    simulator = still()
+    got = run(asking(simulator.app, "GET", poll_path("o-1", "items"), transport=Closing()))
+
+    assert got.status == 200
+    assert not is_served(simulator)
 
 
 async def _leave_after(address: tuple[str, int], request: bytes, patience: float) -> None:
