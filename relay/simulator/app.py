@@ -22,7 +22,8 @@ from relay.simulator.controls import controls
 from relay.simulator.facts import Ledger
 from relay.simulator.faults import Faults, parse
 from relay.simulator.operations import Operations
-from relay.simulator.scenario import Step, draft, perform, plan, staggered
+from relay.simulator.scenario import draft, plan, staggered
+from relay.simulator.steps import Step, perform
 from relay.simulator.tokens import Tokens
 from relay.simulator.traffic import RateLimit, Traffic
 from relay.simulator.world import RESOURCES, Order, World
@@ -61,13 +62,11 @@ class Simulator:
         self.config = config
         self.clock = clock or SimulatedClock(config.speed)
         self.tokens = Tokens(config.client_id, config.client_secret, config.token_lifetime, config.static_token)
-        self._given_clock = clock
         self.reset()
         self.app: ASGIApp = _dispatch(Operations(self), controls(self))
 
     def reset(self) -> None:
-        """Everything as at the start, the clock too; issued tokens stay good."""
-        self.clock = self._given_clock or SimulatedClock(self.config.speed)
+        """Everything as at the start; the clock runs on, and issued tokens stay good."""
         now = self.clock.now()
         self.world = World()
         self.ledger = Ledger()

@@ -23,7 +23,8 @@ from starlette.routing import Route
 
 from relay.errors import Conflict, InvalidInput, NotFound, RelayError
 from relay.simulator.faults import build, parse
-from relay.simulator.scenario import draft, next_status, suggestion
+from relay.simulator.scenario import draft, suggestion
+from relay.simulator.steps import next_status
 from relay.simulator.world import RESOURCES, Order
 
 if TYPE_CHECKING:
@@ -191,6 +192,10 @@ def _index(request: Request, name: str) -> int:
 
 def _set_state(order: Order, fields: Mapping[str, Json]) -> None:
     """Put an explicit state in place of the drafted one."""
+    if not isinstance(fields.get("handling", {}), dict):
+        raise InvalidInput("handling must be an object")
+    if not isinstance(order.user_id, str | None):
+        raise InvalidInput("user_id must be a string")
     if "handling" in fields:
         order.handling = {"order_id": order.order_id, **fields["handling"]}
     for resource in ("items", "messages"):
@@ -202,3 +207,4 @@ def _set_state(order: Order, fields: Mapping[str, Json]) -> None:
     if "items" in fields:
         order.items = {entry["id"]: entry for entry in fields["items"]}
     order.messages = fields.get("messages", [])
+    order.said = len(order.messages)

@@ -7,20 +7,19 @@ the ledger only once it has gone out whole to a client that is still there.
 import asyncio
 import socket
 import struct
-from dataclasses import dataclass
 from email.utils import formatdate
 from math import ceil
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from relay.errors import InvalidInput, NotFound, Unauthorized
 from relay.simulator.faults import Fault
-from relay.simulator.spoiling import JSON_TYPE, spoil
+from relay.simulator.routes import Reply, Route, find, oauth_refusal, refusal
+from relay.simulator.spoiling import spoil
 from relay.simulator.tokens import Grant
-from relay.simulator.world import HANDLING, ITEMS, MESSAGES, RESOURCES, Order, item
+from relay.simulator.world import RESOURCES, Order, item
 
 if TYPE_CHECKING:
     from relay.simulator.app import Simulator
@@ -34,28 +33,6 @@ PATIENCE = 300.0
 _BODY_LIMIT = 64 * 1024
 #: On, for 0 seconds: closing sends RST instead of FIN.
 _NO_LINGER = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One of the five operations: `target` is what faults aim at."""
-
-    method: str
-    target: str
-    order_id: str
-    item_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer. `whole` False: a fault made it an error in 200's clothing."""
-
-    status: int
-    body: bytes
-    content_type: bytes = JSON_TYPE
-    retry_after: int | None = None
-    whole: bool = True
-    skew: float = 0.0
 
 
 class ClientGone(Exception):
@@ -166,9 +143,9 @@ class Operations:
         return Reply(200, body, content_type, whole=whole, skew=skew)
 
     async def _answer_poll(self, route: Route, reply: Reply, scope: Scope, send: Send) -> None:
-        at = self._sim.clock.now().wall
+        at, gone = self._sim.clock.now().wall, _left(scope)
         await self._send(reply, send)
-        if reply.status == 200 and reply.whole and not _left(scope):
+        if reply.status == 200 and reply.whole and not gone:
             self._sim.ledger.served(route.order_id, route.target, reply.body, at)
 
     async def _token(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,13 +162,13 @@ class Operations:
         if scope["method"] != "POST":
             return refusal(405, "use POST")
         if b"client_" in scope["query_string"]:
-            return _oauth_refusal(403, "query_params_forbidden", "credentials do not belong into the query string")
+            return oauth_refusal(403, "query_params_forbidden", "credentials do not belong into the query string")
         try:
             return Reply(200, msgspec.json.encode(self._sim.tokens.issue(_object(body), now)))
         except Unauthorized as error:
-            return _oauth_refusal(401, error.code, error.detail)
+            return oauth_refusal(401, error.code, error.detail)
         except InvalidInput as error:
-            return _oauth_refusal(400, error.code, error.detail)
+            return oauth_refusal(400, error.code, error.detail)
 
     async def _send(self, reply: Reply, send: Send, *, counted: bool = True) -> None:
         if counted:
@@ -224,31 +201,6 @@ class Operations:
         if second != self._date[0]:
             self._date = (second, formatdate(second, usegmt=True).encode())
         return self._date[1]
-
-
-def find(method: str, path: bytes) -> Route | Reply:
-    """The operation that a request means, or the answer that there is none."""
-    parts = [unquote(part.decode("latin-1")) if b"%" in part else part.decode("latin-1") for part in path.split(b"/")]
-    match parts[2:]:
-        case ["post_checkout", "orders", order_id, resource] if resource in (HANDLING, ITEMS):
-            known = {"GET": Route("GET", resource, order_id)}
-        case ["post_checkout", "chat", order_id, "messages"]:
-            known = {"GET": Route("GET", MESSAGES, order_id), "POST": Route("POST", "chat", order_id)}
-        case ["post_checkout", "orders", order_id, "items", item_id, "replacement"]:
-            known = {"PUT": Route("PUT", "replacement", order_id, item_id)}
-        case _:
-            return refusal(404, "there is nothing at this path")
-    return known.get(method) or refusal(405, f"use {' or '.join(known)}")
-
-
-def refusal(status: int, detail: str, *, retry_after: int | None = None) -> Reply:
-    """The specification's error body."""
-    return Reply(status, msgspec.json.encode({"error": detail, "status": status}), retry_after=retry_after)
-
-
-def _oauth_refusal(status: int, code: str, detail: str) -> Reply:
-    body = {"error": code, "error_description": detail, "status": status}
-    return Reply(status, msgspec.json.encode(body))
 
 
 def _object(body: bytes) -> dict[str, Json]:
@@ -298,6 +250,7 @@ def _transport(scope: Scope) -> asyncio.Transport | None:
 
 
 def _left(scope: Scope) -> bool:
+    """Whether the client has gone. Asked before the answer: the server itself closes after one that was the last."""
     transport = _transport(scope)
     return transport is not None and transport.is_closing()
 

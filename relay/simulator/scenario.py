@@ -6,8 +6,7 @@
 Pickup orders have no `delivering`, and some orders are canceled instead.
 
 A plan is a list of steps with their times in simulated seconds since the order's start, in order. The last one sets the
-terminal status, and nothing follows it. A step says what it needs of the state it finds, so a customer's decision that
-came through the API before the scripted one simply stands.
+terminal status, and nothing follows it.
 """
 
 from collections.abc import Sequence
@@ -16,21 +15,11 @@ from random import Random
 from typing import Any
 
 from relay.simulator import catalog
-from relay.simulator.clock import Moment
-from relay.simulator.world import DECISIONS, STATUSES, Order, World
+from relay.simulator.steps import Step
+from relay.simulator.world import DECISIONS, Order
 
 Json = Any
 _MINUTE = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`verb` with its subject and value, `after` simulated seconds from the order's start."""
-
-    after: float
-    verb: str
-    subject: str = ""
-    value: Json = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,42 +277,3 @@ def _item(item_id: str, name: str, rng: Random) -> dict[str, Json]:
 
 def _replacement(name: str, quantity: int, rng: Random) -> dict[str, Json]:
     return {"product_name": name, "product_id": f"prd_{rng.randrange(10**8):08d}", "quantity": quantity}
-
-
-def perform(world: World, order: Order, step: Step, now: Moment, by: str = "scenario") -> None:
-    """Do a step if the order's present state still allows it."""
-    if order.ended:
-        return
-    if step.verb == "say":
-        world.say(order, step.subject, step.value, now, by)
-    elif step.verb in ("status", "handling"):
-        world.handle(order, {"status": step.value} if step.verb == "status" else step.value, now, by)
-    elif step.verb == "add":
-        world.set_item(order, step.subject, step.value, now, by)
-    elif step.subject in order.items:
-        _perform_on_item(world, order, step, now, by)
-
-
-def _perform_on_item(world: World, order: Order, step: Step, now: Moment, by: str) -> None:
-    decision = order.items[step.subject].get("replacement_status")
-    if step.verb == "remove":
-        world.remove_item(order, step.subject, now, by)
-    elif decision in DECISIONS:
-        return
-    elif step.verb == "suggest":
-        world.suggest(order, step.subject, step.value, now, by)
-    elif step.verb == "item" and decision is None:
-        world.set_item(order, step.subject, step.value, now, by)
-    elif decision == "PENDING" and step.verb == "withdraw":
-        patch = {"status": "pending", "replacement": None, "replacement_status": None}
-        world.set_item(order, step.subject, patch, now, by)
-    elif decision == "PENDING" and step.verb == "decide":
-        world.decide(order, step.subject, step.value, now, by)
-
-
-def next_status(order: Order) -> str:
-    """The status that follows on the straight way; the same one when there is none."""
-    straight = [status for status in STATUSES if status != "canceled"]
-    if order.ended or order.status not in straight:
-        return order.status
-    return straight[straight.index(order.status) + 1]

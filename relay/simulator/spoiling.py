@@ -58,8 +58,9 @@ def _altered(body: bytes, resource: str, fault: Fault, dice: Random) -> bytes:
         _estrange(value, resource)
     else:
         for message in value.get(MESSAGES, ()):
-            sent = datetime.fromisoformat(message["created_at"]).timestamp()
-            message["created_at"] = rfc3339(sent + fault.duration)
+            if "created_at" in message:
+                sent = datetime.fromisoformat(message["created_at"]).timestamp()
+                message["created_at"] = rfc3339(sent + fault.duration)
     return msgspec.json.encode(value)
 
 
