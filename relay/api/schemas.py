@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 OrderIdText = Annotated[
     str, Meta(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f/]+$", description="The order's id upstream.")
@@ -65,7 +65,7 @@ class SubscriptionRequest(Request):
     """A URL to which events are posted."""
 
     url: str
-    event_types: Patterns = ["order.*"]
+    event_types: Patterns = field(default_factory=lambda: ["order.*"])
     description: Description = ""
     enabled: bool = True
     payload: Literal["full", "thin"] = "full"

@@ -1,0 +1,28 @@
+"""The command line: `relay COMMAND`. Exit status 0, 1 when the answer is no, 2 for a mistake in use or set-up."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from relay import __version__
+from relay.cli import documents, operating, services
+from relay.errors import RelayError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; never a stack trace for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="relay", description="Change notifications for Post-Checkout orders.")
+    parser.add_argument("--version", action="version", version=f"relay {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (services, operating, documents):
+        module.add_commands(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except RelayError as error:
+        print(f"relay {options.command}: {error.detail}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130

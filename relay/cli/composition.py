@@ -1,0 +1,60 @@
+"""Putting the API's process together: the one place that knows how its parts are built."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from starlette.types import ASGIApp
+
+from relay.access import TokenBroker, credential_source
+from relay.api import Deps, create_app
+from relay.engine import EngineTransport, FastEngine
+from relay.model.targets import Allow
+from relay.settings import Settings
+from relay.store import keys
+from relay.store.idempotency import Idempotency
+from relay.store.log import Log
+from relay.store.orders import Orders
+from relay.store.redis import Db, open_client
+from relay.store.retailers import Retailers
+from relay.store.subscriptions import Subscriptions
+from relay.store.tokens import StoredTokens
+from relay.tracking import Actions
+from relay.upstream.client import HttpUpstream
+from relay.upstream.specification import Specification
+from relay.upstream.tokens import Tokens
+from relay.vault import Vault, parse_master_keys
+
+
+@asynccontextmanager
+async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
+    """The API's application with its clients, closed in the end."""
+    assert settings.redis_url is not None
+    assert settings.master_keys is not None
+    vault = Vault(parse_master_keys(settings.master_keys))
+    db = Db(open_client(settings.redis_url))
+    engine = FastEngine(deadline=settings.upstream_timeout)
+    http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=settings.upstream_url, trust_env=False)
+    upstream = HttpUpstream(settings.upstream_url, engine, Specification())
+    orders, retailers = Orders(db, vault), Retailers(db, vault, settings.admin_key)
+    broker = TokenBroker(orders, Tokens(http, StoredTokens(db, vault)), credential_source(settings, retailers))
+    if settings.upstream_budget is not None:
+        await db.run("HSET", keys.budget(keys.SHARED_CREDENTIAL), "rate", settings.upstream_budget)
+    deps = Deps(
+        settings=settings,
+        db=db,
+        orders=orders,
+        log=Log(db),
+        subscriptions=Subscriptions(db, vault),
+        retailers=retailers,
+        idempotency=Idempotency(db, vault),
+        actions=Actions(orders, upstream, broker),
+        allow=Allow.parse(settings.target_allow, http=settings.allow_http_targets),
+    )
+    try:
+        yield create_app(deps)
+    finally:
+        await upstream.aclose()
+        await http.aclose()
+        await engine.aclose()
+        await db.aclose()

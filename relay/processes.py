@@ -1,0 +1,82 @@
+"""Child processes of one command: started together, watched, stopped together."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+#: How long a child may take to stop after SIGTERM before it is killed (seconds): a worker's drain is below 10.
+STOP_WITHIN = 20.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One process to keep running: a name for people, arguments after the interpreter, and its environment."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(repr=False)
+
+
+class Group:
+    """Starts children, hands on each line they write, restarts one that dies, and stops all of them."""
+
+    def __init__(self, children: Sequence[Child], on_line: Callable[[str, str], None]) -> None:
+        self._children = children
+        self._on_line = on_line
+        self._stopping = asyncio.Event()
+        self.running: dict[str, asyncio.subprocess.Process] = {}
+        self.restarts = 0
+
+    async def run(self) -> None:
+        """Keep the children running until `stop` or cancellation."""
+        try:
+            await asyncio.gather(*(self._keep(child) for child in self._children))
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """SIGTERM for all, SIGKILL for those that do not go."""
+        self._stopping.set()
+        left = [process for process in self.running.values() if process.returncode is None]
+        for process in left:
+            process.send_signal(signal.SIGTERM)
+        waits = [asyncio.create_task(process.wait()) for process in left]
+        if waits:
+            await asyncio.wait(waits, timeout=STOP_WITHIN)
+        for process in left:
+            if process.returncode is None:
+                process.kill()
+        await asyncio.gather(*waits)
+
+    async def _keep(self, child: Child) -> None:
+        pause = 0.5
+        while not self._stopping.is_set():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *child.arguments,
+                env={**os.environ, **child.environment},
+                stderr=asyncio.subprocess.PIPE,
+                limit=1024 * 1024,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+            self.running[child.name] = process
+            assert process.stderr is not None
+            async for line in process.stderr:
+                self._on_line(child.name, line.decode("utf-8", "replace").rstrip())
+            status = await process.wait()
+            if self._stopping.is_set():
+                return
+            self.restarts += 1
+            self._on_line(child.name, f"{child.name} ended with status {status}; starting it again")
+            await asyncio.wait({asyncio.create_task(self._stopping.wait())}, timeout=pause)
+            pause = min(10.0, 2 * pause)
+
+
+def _die_with_parent() -> None:
+    """A killed parent leaves no orphans behind (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
