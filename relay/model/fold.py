@@ -53,7 +53,7 @@ class Fold:
         elif kind == "order.tracking_ended":
             self.ended = True
         elif "changes" in data:
-            self._move(data)
+            self._move(kind, data)
         return Taken.FOLDED
 
     def _start(self, data: JsonObject) -> None:
@@ -63,7 +63,7 @@ class Fold:
             self.entries[resource] = keyed(data[resource.value])
             self.extras[resource] = data.get("extras", {}).get(resource.value, {})
 
-    def _move(self, data: JsonObject) -> None:
+    def _move(self, kind: str, data: JsonObject) -> None:
         before, after = data["changes"]["before"], data["changes"]["after"]
         subject = next((name for name in _LISTS if name in data), "order")
         if subject == "order":
@@ -75,7 +75,7 @@ class Fold:
             return
         entries = self.entries[_LISTS[subject]]
         key = data.get("key") or data[subject]["id"]
-        if not after and _removes(data, subject, before):
+        if kind.endswith("_removed"):
             entries.pop(key, None)
         else:
             entries[key] = apply(entries.get(key, {}), before, after)
@@ -95,8 +95,3 @@ class Fold:
 def _differing(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:
     """The keys that only one side has, or that differ."""
     return [k for k in {**ours, **theirs} if k not in ours or k not in theirs or not same(ours[k], theirs[k])]
-
-
-def _removes(data: JsonObject, subject: str, before: JsonObject) -> bool:
-    """A removal shows all of the subject in `before` and nothing in `after`."""
-    return same(before, data[subject])

@@ -1,0 +1,35 @@
+"""A real Valkey for every test process, empty for every test."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from relay.embedded import EmbeddedStore
+from relay.vault import Vault, generate_master_key, parse_master_keys
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[EmbeddedStore]:
+    """The test process's own server; tests that stop or restart one start their own."""
+    with EmbeddedStore() as store:
+        yield store
+
+
+@pytest.fixture
+def redis_url(valkey: EmbeddedStore) -> str:
+    """The URL of an empty store."""
+    client = redis.Redis.from_url(valkey.url)
+    client.flushall()
+    client.close()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def master_keys() -> str:
+    return generate_master_key("test")
+
+
+@pytest.fixture
+def vault(master_keys: str) -> Vault:
+    return Vault(parse_master_keys(master_keys))
