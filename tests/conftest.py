@@ -2,11 +2,21 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import redis
 
 from relay.embedded import EmbeddedStore
 from relay.vault import Vault, generate_master_key, parse_master_keys
+
+# The machine is small and noisy: no test fails for being slow, and failures are the same on every machine.
+hypothesis.settings.register_profile(
+    "relay",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("relay")
 
 
 @pytest.fixture(scope="session")

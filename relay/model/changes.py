@@ -114,7 +114,9 @@ def _collection_changes(
     old, new = keyed(stored.get(listed)), keyed(reading.value.get(listed))
     expired = resource is Resource.MESSAGES and chat_may_expire and (not new or _is_expired(reading.value))
     lacked = frozenset(old.keys() - new.keys()) if not expired else frozenset()
-    gone = lacked & missing
+    # A twin whose fellow is still there goes at once: kept back, it would change which of them has which key.
+    present = {_key(entry) for entry in new.values()}
+    gone = frozenset(key for key in lacked if key in missing or _key(old[key]) in present)
     changes: list[tuple[int, int, Change]] = []
 
     def add(type_: str, key: str, value: JsonObject, before: JsonObject, after: JsonObject, place: int) -> None:
@@ -178,11 +180,14 @@ def keyed(listed: Json) -> dict[str, JsonObject]:
     twins: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         twins.setdefault(name, []).append(index)
-    for name, places in twins.items():
-        if len(places) > 1:
-            ranked = sorted(places, key=lambda index: canonical(entries[index]))
-            for number, index in enumerate(ranked[1:], start=2):
-                names[index] = f"{name}#{number}"
+    taken = set(names)
+    for name, places in sorted(twins.items()):
+        number = 1
+        for index in sorted(places, key=lambda index: canonical(entries[index]))[1:]:
+            while (candidate := f"{name}#{number + 1}") in taken:
+                number += 1  # somebody's own id looks like that
+            taken.add(candidate)
+            names[index] = candidate
     return dict(zip(names, entries, strict=True))
 
 

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from relay.errors import InvalidInput
 from relay.model.json_values import apply, canonical, decode, difference, encode, same
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
-    max_leaves=8,
-)
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=4)
+
+
+def _nested(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=4)
+
+
+values = st.recursive(scalars, _nested, max_leaves=8)
 objects = st.dictionaries(st.sampled_from("abcd"), values, max_size=4)
 
 
