@@ -110,7 +110,7 @@ def _check_host(host: str, netloc: str, refuse: _Refuse) -> None:
         raise refuse("url_ip_literal", "name a host; addresses are not accepted")
     if len(name) > 253 or "%" in name or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise refuse("url_bad_host", "the host name is malformed")
-    if host.endswith("..") or all(set(label) <= {"_"} for label in name.split(".")):
+    if host.endswith("..") or any(set(label) <= {"_"} for label in name.split(".")):
         raise refuse("url_bad_host", "the host name is malformed")
     for label in name.split("."):
         if label.startswith("xn--"):

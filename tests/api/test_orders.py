@@ -29,12 +29,12 @@ def test_bulk_answers_for_each_and_lists_page_through_them(store_url: str) -> No
         orders = [{"order_id": f"o-{n}"} for n in range(7)]
 
         answer = await relay.ask("POST", "/v1/orders/bulk", {"orders": orders}, key=key)
-        seen, after = [], ""
-        while after is not None:
-            query = f"?limit=3&after={after}" if after else "?limit=3"
+        seen: list[str] = []
+        query: str | None = "?limit=3"
+        while query is not None:
             page = (await relay.ask("GET", f"/v1/orders{query}", key=key)).json()
             seen += [order["order_id"] for order in page["data"]]
-            after = page["next"]
+            query = None if page["next"] is None else f"?limit=3&after={page['next']}"
 
         statuses = [one["status"] for one in answer.json()["data"]]
         assert statuses == ["created"] * 3 + ["exists"] + ["created"] * 3

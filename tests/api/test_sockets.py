@@ -28,7 +28,7 @@ def test_a_chunked_body_is_cut_off_at_the_limit(store_url: str) -> None:
             await asyncio.gather(server, return_exceptions=True)
 
         status, _, rest = answer.partition(b"\r\n")
-        assert status == b"HTTP/1.1 413 "
+        assert status.startswith(b"HTTP/1.1 413 ")
         assert msgspec.json.decode(rest.partition(b"\r\n\r\n")[2])["code"] == "body_too_large"
 
     driven(store_url, test)

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from relay.api import cursors
+from relay.model.orders import RetailerId
 from relay.store import keys
 from tests.api.support import Relay, driven
 
@@ -90,7 +91,7 @@ def test_new_filters_hold_from_the_end_of_the_log(store_url: str) -> None:
         one = (await relay.ask("POST", "/v1/subscriptions", {"url": URL}, key=key)).json()["id"]
         await relay.ask("POST", "/v1/orders", {"order_id": "o-1"}, key=key)
         await relay.ask("DELETE", "/v1/orders/o-1", key=key)
-        last = await relay.deps.log.last_position(retailer_id)
+        last = await relay.deps.log.last_position(RetailerId(retailer_id))
 
         body = {"event_types": ["order.item_*"]}
         changed = await relay.ask("PATCH", f"/v1/subscriptions/{one}", body, key=key)
