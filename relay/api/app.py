@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay import metrics
@@ -88,7 +88,7 @@ async def _answer_once(deps: Deps, caller: Caller, request: Request, operation: 
         return _response(await operation.handler(call))
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidInput("an Idempotency-Key has 1 to 255 printable characters", code="bad_request")
-    scope = (caller.retailer_id or caller.key_id, request.method, request.url.path, key)
+    scope = (caller.key_id, request.method, request.url.path, key)
     known = await deps.idempotency.begin(*scope, raw)
     if known is not None:
         return Response(known.body, known.status, {"idempotency-replayed": "true"}, "application/json")
@@ -108,12 +108,18 @@ def _response(reply: Reply) -> Response:
     return Response(content, reply.status, reply.headers, "application/json")
 
 
+def _methods(path: str) -> list[str]:
+    """What a path can be asked. The router itself names the methods of the first route that fits only."""
+    fits = [o for o in OPERATIONS if compile_path(o.path)[0].fullmatch(path)]
+    return sorted({o.method for o in fits} | {"HEAD" for o in fits if o.method == "GET"}) or ["GET", "HEAD"]
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     request_id: str = request.scope["state"]["request_id"]
     if error.status_code == 405:
         response = problem(InvalidInput("this path has other methods", code="method_not_allowed"), request_id)
-        response.headers.update(error.headers or {})
+        response.headers["allow"] = ", ".join(_methods(request.url.path))
         return response
     return problem(NotFound("no such path"), request_id)
 

@@ -31,10 +31,15 @@ def decode(kind: str, cursor: str, pointer: str = "after") -> str:
 def _plausible(kind: str, place: str) -> bool:
     if kind == "event":
         ms, _, number = place.partition("-")
-        return ms.isascii() and ms.isdigit() and number.isascii() and number.isdigit() and len(place) < 40
+        return _counts(ms) and _counts(number)
     if kind == "order":
-        return place.partition("/")[0].isdigit()
-    return True
+        return _counts(place.partition("/")[0])
+    return place.isascii()
+
+
+def _counts(text: str) -> bool:
+    """A whole number that Redis takes for half of a stream id, and for a score without rounding."""
+    return text.isascii() and text.isdigit() and int(text[:20]) < 2**53
 
 
 def page(request: Request, kind: str) -> tuple[str | None, int]:

@@ -9,11 +9,12 @@ from starlette.routing import Route
 from relay import metrics
 from relay.api import openapi
 from relay.errors import StoreUnavailable
+from relay.store import keys
 from relay.store.redis import Db
 
 
 class Readiness:
-    """Latched: Redis has to answer once; a later outage, shared by all, does not make every process unready."""
+    """Latched: Redis has to take one write; a later outage, shared by all, does not make every process unready."""
 
     def __init__(self, db: Db) -> None:
         self._db = db
@@ -22,7 +23,7 @@ class Readiness:
     async def ready(self) -> bool:
         if not self._latched:
             try:
-                await self._db.run("PING")
+                await self._db.run("SET", keys.SCRATCH, 1, "EX", 60)
             except StoreUnavailable:
                 return False
             self._latched = True

@@ -18,6 +18,8 @@ _ERRORS = {
     "413": "The body is too large",
     "415": "Not uncompressed application/json",
     "422": "The input cannot be accepted; `errors` says where",
+    "500": "The relay failed; the request id finds the reason",
+    "502": "The upstream refused, or did not answer",
     "503": "The store is not available",
 }
 

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+#: `(?!\n)`: to Python a `$` also fits before a last line feed, to JSON Schema it does not.
 OrderIdText = Annotated[
-    str, Meta(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f/]+$", description="The order's id upstream.")
+    str,
+    Meta(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f/]+$(?!\n)", description="The order's id upstream."),
 ]
 Metadata = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=500)]],
@@ -19,7 +21,7 @@ class Request(Struct, forbid_unknown_fields=True):
 
 
 class AccessToken(Request):
-    token: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
+    token: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$(?!\n)")]
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
@@ -100,18 +102,21 @@ class UpstreamCredential(Request):
 
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Limits = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=0, le=1_000_000_000)]], Meta(max_length=20)
+]
 
 
 class RetailerRequest(Request):
     name: Name
     upstream: UpstreamCredential | None = None
-    limits: dict[str, int] = {}
+    limits: Limits = {}
 
 
 class RetailerPatch(Request):
     name: Name | UnsetType = UNSET
     upstream: UpstreamCredential | UnsetType = UNSET
-    limits: dict[str, int] | UnsetType = UNSET
+    limits: Limits | UnsetType = UNSET
 
 
 class KeyRequest(Request):

@@ -15,6 +15,7 @@ from relay.model.events import rfc3339
 from relay.model.filters import Filter
 from relay.model.signing import Secret
 from relay.model.targets import parse_target
+from relay.store.log import ordinal
 from relay.store.subscriptions import Configuration, Subscription
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -51,7 +52,7 @@ async def create(call: Call) -> Reply:
         headers=_headers(body.headers),
     )
     secret = Secret(os.urandom(32)) if body.secret is None else _secret(body.secret)
-    start = None if body.start == "now" else cursors.decode("event", body.start, "/start")
+    start = None if body.start == "now" else await _start(call, body.start)
     made = await call.deps.subscriptions.create(call.retailer_id, configuration, secret=secret.text, start=start)
     return Reply(201, view(made, secret.text), headers={"cache-control": "no-store"})
 
@@ -112,6 +113,15 @@ def view(subscription: Subscription, secret: str | None = None) -> SubscriptionV
         created_at=rfc3339(subscription.created_ms),
         secret=UNSET if secret is None else secret,
     )
+
+
+async def _start(call: Call, cursor: str) -> str:
+    """A place in the log. One that lies ahead would skip events that have not happened: no list ever gave it out."""
+    place = cursors.decode("event", cursor, "/start")
+    if ordinal(place) > ordinal(await call.deps.log.last_position(call.retailer_id)):
+        detail = "the cursor lies behind the end of the log"
+        raise InvalidInput(detail, code="invalid_cursor", problems=[Problem("/start", "invalid_cursor", detail)])
+    return place
 
 
 def _secret(text: str) -> Secret:

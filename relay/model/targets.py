@@ -13,7 +13,6 @@ from relay.errors import InvalidInput, Problem
 
 LONGEST = 2048
 _Refuse = Callable[[str, str], InvalidInput]
-_PORTS = frozenset({443, 8443})
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
 #: Names that exist only inside a network or are reserved (RFC 6761 and its successors), and Kubernetes' own.
@@ -101,8 +100,8 @@ def _check_port(netloc: str, port: int | None, any_port: bool, refuse: _Refuse) 
     written = netloc.rpartition("]")[2].partition(":")
     if written[1] and (not written[2] or written[2] != str(port)):
         raise refuse("url_bad_port", "write the port as a plain number, or leave it out")
-    if port is not None and not any_port and port not in _PORTS:
-        raise refuse("url_port_not_allowed", "only ports 443 and 8443 are accepted")
+    if port not in (None, 443) and not any_port:
+        raise refuse("url_port_not_allowed", "only port 443 is accepted")
 
 
 def _check_host(host: str, netloc: str, refuse: _Refuse) -> None:
@@ -111,7 +110,7 @@ def _check_host(host: str, netloc: str, refuse: _Refuse) -> None:
         raise refuse("url_ip_literal", "name a host; addresses are not accepted")
     if len(name) > 253 or "%" in name or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise refuse("url_bad_host", "the host name is malformed")
-    if host.endswith("..") or all(set(label) <= {"_"} for label in name.split(".")):
+    if host.endswith("..") or any(set(label) <= {"_"} for label in name.split(".")):
         raise refuse("url_bad_host", "the host name is malformed")
     for label in name.split("."):
         if label.startswith("xn--"):

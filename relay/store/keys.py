@@ -39,6 +39,7 @@ Subscriptions
 Running
   bell:<name>            list    wake-up tokens; a pump blocks on them
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
+  scratch                string  shows that Redis takes writes (expires)
 """
 
 import hashlib
@@ -49,6 +50,7 @@ RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
+SCRATCH = f"{PREFIX}scratch"
 
 #: The credential of retailers that have none of their own: the deployment's, from the settings.
 SHARED_CREDENTIAL = "shared"

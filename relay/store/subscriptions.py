@@ -104,8 +104,7 @@ class Subscriptions:
         if answer[0] == b"limit":
             raise Conflict(f"a retailer has at most {MOST} subscriptions", code="too_many_subscriptions")
         if answer[0] == b"duplicate":
-            detail = f"subscription {answer[1].decode()} has this URL already"
-            raise Conflict(detail, code="duplicate_url", problems=[Problem("/url", "duplicate_url", detail)])
+            raise _duplicate(answer[1])
         return await self.get(retailer_id, id_)
 
     async def get(self, retailer_id: RetailerId, subscription_id: str) -> Subscription:
@@ -138,11 +137,14 @@ class Subscriptions:
         patterns: Arg = "" if after.event_types == changed.event_types else _json.encode(list(after.event_types))
         enabled = "" if after.enabled == changed.enabled else str(int(after.enabled))
         key_list = [keys.subscription(before.id), keys.live(retailer_id), keys.log(retailer_id), keys.READY]
-        done = await self._db.script(
+        key_list.append(keys.subscriptions(retailer_id))
+        answer = await self._db.script(
             "amend_subscription", key_list, [before.id, retailer_id, patterns, enabled, "by_retailer", *fields]
         )
-        if not done:
+        if answer[0] == b"missing":
             raise NotFound("no such subscription")
+        if answer[0] == b"duplicate":
+            raise _duplicate(answer[1])
         return await self.get(retailer_id, before.id)
 
     async def delete(self, retailer_id: RetailerId, subscription_id: str) -> None:
@@ -180,6 +182,11 @@ class Subscriptions:
 
     def _seal(self, retailer_id: str, subscription_id: str, what: str, value: Any) -> bytes:
         return self._vault.seal(_json.encode(value), context=f"{retailer_id}/{subscription_id}/{what}")
+
+
+def _duplicate(other: bytes) -> Conflict:
+    detail = f"subscription {other.decode()} has this URL already"
+    return Conflict(detail, code="duplicate_url", problems=[Problem("/url", "duplicate_url", detail)])
 
 
 def _random_name() -> str:

@@ -1,13 +1,22 @@
 -- Change a subscription's configuration; whoever owns it is told, and reads it again before it goes on.
--- KEYS: sub:S, live:R, log:R, ready
+-- KEYS: sub:S, live:R, log:R, ready, subs:R
 -- ARGV: id, retailer, new event type patterns JSON ('' to leave), enabled ('1', '0', or '' to leave),
 --   disabled reason, then field/value pairs of the hash ('' deletes)
--- Returns 1, or 0 when there is no such subscription.
+-- Returns {'ok'}, {'missing'}, or {'duplicate', id} when another subscription of the retailer has the new URL.
 -- New filters hold for events behind the end of the log as it is now: what was matched before stays matched, so that
 -- relay-sequences do not depend on when a pump looks.
 local id = ARGV[1]
 if redis.call('HGET', KEYS[1], 'retailer') ~= ARGV[2] then
-  return 0
+  return {'missing'}
+end
+for i = 6, #ARGV, 2 do
+  if ARGV[i] == 'url' and ARGV[i + 1] ~= redis.call('HGET', KEYS[1], 'url') then
+    for _, other in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+      if redis.call('HGET', P .. 'sub:' .. other, 'url') == ARGV[i + 1] then
+        return {'duplicate', other}
+      end
+    end
+  end
 end
 local now = now_ms()
 redis.call('HINCRBY', KEYS[1], 'rev', 1)
@@ -42,4 +51,4 @@ if redis.call('HGET', KEYS[1], 'enabled') == '1' then
 elseif owner and owner ~= '' then
   ring(owner, 1)
 end
-return 1
+return {'ok'}
