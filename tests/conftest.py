@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import redis
+import structlog
 
 from relay.embedded import EmbeddedStore
 from relay.vault import Vault, generate_master_key, parse_master_keys
@@ -17,6 +18,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("relay")
+
+# Log lines are not the tests' output; those that look at them capture them.
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 @pytest.fixture(scope="session")

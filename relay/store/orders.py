@@ -152,23 +152,18 @@ class Orders:
         self, retailer_id: RetailerId, registrations: Sequence[Registration], *, credential: str
     ) -> list[bool]:
         """Track orders; False where one is tracked already, which is then left as it is."""
-        created = []
-        for registration in registrations:
-            fields: list[Arg] = []
-            if registration.user_id is not None:
-                fields += ["u", registration.user_id]
-            if registration.metadata:
-                fields += ["d", _json.encode(registration.metadata)]
-            if registration.access_token is not None:
-                fields += ["k", self._seal(retailer_id, registration.order_id, registration.access_token), "kv", 1]
-            key = keys.order(retailer_id, registration.order_id)
-            answer = await self._db.script(
-                "register",
-                [key, keys.orders(retailer_id)],
-                [retailer_id, registration.order_id, credential, *(fields or ["s", ""])],
-            )
-            created.append(answer == 1)
-        return created
+        calls: list[tuple[list[str], list[Arg]]] = []
+        for one in registrations:
+            fields: list[Arg] = ["s", ""]
+            if one.user_id is not None:
+                fields += ["u", one.user_id]
+            if one.metadata:
+                fields += ["d", _json.encode(one.metadata)]
+            if one.access_token is not None:
+                fields += ["k", self._seal(retailer_id, one.order_id, one.access_token), "kv", 1]
+            key = keys.order(retailer_id, one.order_id)
+            calls.append(([key, keys.orders(retailer_id)], [retailer_id, one.order_id, credential, *fields]))
+        return [answer == 1 for answer in await self._db.script_each("register", calls)]
 
     async def load(self, retailer_id: RetailerId, order_id: OrderId) -> StoredOrder | None:
         found = await self._load_many(retailer_id, [order_id])

@@ -149,6 +149,13 @@ class Db:
         except ResponseError as error:
             raise _translated(error) from error
 
+    async def script_each(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
+        """The same script for several keys and arguments, each call atomic by itself, all in two round trips."""
+        script = self._scripts.setdefault(name, Script(name))
+        commands: list[list[Arg]] = [["EVALSHA", script.sha, len(keys), *keys, *args] for keys, args in calls]
+        await self.run("SCRIPT", "LOAD", script.source)
+        return await self.run_many(commands)
+
     async def now_ms(self) -> int:
         """Redis's clock, the only one by which things fall due."""
         seconds, micros = await self.run("TIME")

@@ -144,7 +144,8 @@ def test_a_disappearance_counts_when_two_readings_agree() -> None:
     first = detect(stored, lacking, NONE, chat_may_expire=False)
     second = detect(first.value, lacking, first.missing, chat_may_expire=False)
 
-    assert (first.changes, first.missing) == ((), {"b"})
+    assert not first.changes
+    assert first.missing == {"b"}
     assert set(keyed(first.value["items"])) == {"a", "b"}
     assert [change.type for change in second.changes] == ["order.item_removed"]
     assert set(keyed(second.value["items"])) == {"a"}
@@ -157,7 +158,8 @@ def test_an_item_that_returns_was_never_gone() -> None:
 
     second = detect(first.value, reading(Resource.ITEMS, stored), first.missing, chat_may_expire=False)
 
-    assert (second.changes, second.missing) == ((), frozenset())
+    assert not second.changes
+    assert not second.missing
 
 
 @pytest.mark.parametrize("answer", [{"messages": []}, {"messages": [], "metadata": {"is_expired": True}}])

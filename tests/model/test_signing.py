@@ -1,5 +1,6 @@
 """Standard Webhooks, held against the published vector and against code that others wrote."""
 
+import base64
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import svix
 
 from relay.errors import InvalidInput
 from relay.model.signing import Secret, VerificationFailed, sign, signed_headers, verify
+from tests.support.node import install
 
 ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 AT = 1614265330
@@ -92,8 +94,6 @@ def test_the_tolerance_is_five_minutes_both_ways() -> None:
     ],
 )
 def test_bad_secrets_are_refused_without_being_repeated(text: str) -> None:
-    if text == "whsec_" + "QUJD" * 7:  # 21 bytes: too short
-        assert len("QUJD" * 7) == 28
     with pytest.raises(InvalidInput) as error:
         Secret.parse(text)
 
@@ -115,9 +115,12 @@ def test_other_peoples_libraries_verify_ours(body: bytes) -> None:
 
     for secret in (new, old):
         assert standardwebhooks.Webhook(secret.text).verify(body, sent) == json.loads(body)
-        assert svix.Webhook(secret.text).verify(body, sent) == json.loads(body)
+        svix.Webhook(secret.text).verify(body, sent)  # raises when it does not verify
+    stranger = Secret(os.urandom(32)).text
     with pytest.raises(standardwebhooks.WebhookVerificationError):
-        standardwebhooks.Webhook(Secret(os.urandom(32)).text).verify(body, sent)
+        standardwebhooks.Webhook(stranger).verify(body, sent)
+    with pytest.raises(svix.WebhookVerificationError):
+        svix.Webhook(stranger).verify(body, sent)
 
 
 def test_we_verify_what_other_people_sign() -> None:
@@ -136,8 +139,8 @@ def test_we_verify_what_other_people_sign() -> None:
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not on this machine; the Python libraries verified")
 @pytest.mark.timeout(180)
-def test_the_javascript_library_verifies_ours(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = node_modules(Path(__file__).parent.parent / "node" / "svix")
+def test_the_javascript_library_verifies_ours() -> None:
+    folder = install(Path(__file__).parent.parent / "node" / "svix")
     secret = Secret(os.urandom(32))
     sent = signed_headers("evt_abc", int(time.time()), UNICODE, [Secret(os.urandom(32)), secret])
     script = (
@@ -145,8 +148,6 @@ def test_the_javascript_library_verifies_ours(tmp_path_factory: pytest.TempPathF
         "const v = new Webhook(secret).verify(Buffer.from(body, 'base64').toString('utf8'), JSON.parse(headers));"
         "console.log(v.id)"
     )
-    import base64
-
     done = subprocess.run(
         ["node", "-e", script, secret.text, json.dumps(sent), base64.b64encode(UNICODE).decode()],
         cwd=folder,
@@ -157,10 +158,3 @@ def test_the_javascript_library_verifies_ours(tmp_path_factory: pytest.TempPathF
 
     assert done.stderr == ""
     assert done.stdout.strip() == "evt_x"
-
-
-def node_modules(source: Path) -> Path:
-    """The locked packages of a folder, installed once a machine outside the checkout; returns where."""
-    from tests.support.node import install
-
-    return install(source)
