@@ -1,5 +1,6 @@
 """A real Valkey for every test process, empty for every test."""
 
+import socket
 from collections.abc import Iterator
 
 import hypothesis
@@ -47,3 +48,12 @@ def master_keys() -> str:
 @pytest.fixture
 def vault(master_keys: str) -> Vault:
     return Vault(parse_master_keys(master_keys))
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A TCP port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -22,8 +23,8 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         metrics.pump_slices.labels(kind, "surplus").inc()
         return
     structlog.contextvars.bind_contextvars(pump=f"{kind}/{slot}")
-    lost = asyncio.Event()
-    renewing = asyncio.create_task(_keep_slot(process, kind, slot, token, lease_ms, lost))
+    lost, done = asyncio.Event(), asyncio.Event()
+    renewing = asyncio.create_task(_keep_slot(process, kind, slot, token, lease_ms, lost, done))
     ends_at = time.monotonic() + process.settings.slice
     metrics.pumps_running.labels(kind).inc()
     reason = "failed"
@@ -34,8 +35,8 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         reason = "store_unavailable"
         structlog.get_logger("workers").warning("pump.store_unavailable", kind=kind, error=error.detail)
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        done.set()
+        await renewing
         metrics.pumps_running.labels(kind).dec()
         metrics.pump_slices.labels(kind, reason).inc()
     if reason != "store_unavailable":
@@ -43,9 +44,15 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         await process.ringer.ring(kind, slot)
 
 
-async def _keep_slot(process: Process, kind: str, slot: int, token: str, lease_ms: int, lost: asyncio.Event) -> None:
-    while True:
-        await asyncio.sleep(lease_ms / 3000)
+async def _keep_slot(
+    process: Process, kind: str, slot: int, token: str, lease_ms: int, lost: asyncio.Event, done: asyncio.Event
+) -> None:
+    """Renew the slot until `done`; `lost` is set when it went to somebody else."""
+    while not done.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(lease_ms / 3000):
+                await done.wait()
+                return
         try:
             if not await process.slots.renew(kind, slot, token, lease_ms):
                 lost.set()

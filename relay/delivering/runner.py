@@ -122,6 +122,7 @@ class Runner:
         self._exhausted = False
         self._lost = False
         self._stopping = False
+        self._closing = False
         self._wake = asyncio.Event()
         self._logger = structlog.get_logger("relay.delivering").bind(
             retailer_id=owned.retailer_id, subscription_id=owned.subscription_id
@@ -161,10 +162,12 @@ class Runner:
         except LeaseLost:
             self._logger.warning("delivery.lease_lost")
         finally:
-            recording.cancel()
             for task in self._in_flight:
                 task.cancel()
-            await asyncio.gather(recording, *self._in_flight, return_exceptions=True)
+            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
+            self._closing = True
+            await asyncio.gather(recording, return_exceptions=True)
 
     async def _finish(self) -> None:
         if self._in_flight:
@@ -384,7 +387,7 @@ class Runner:
         renew_s = self._limits.lease_ms / 3000
         last = time.monotonic()
         try:
-            while not self._lost:
+            while not (self._lost or self._closing):
                 await asyncio.sleep(GATHER)
                 if self._batch or self._moved() or time.monotonic() - last >= renew_s:
                     await self._record()

@@ -33,8 +33,8 @@ from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, U
 
 #: Arms a claim asks for at most: the script stays below a millisecond, and a claim costs 1/200 round trip an arm.
 BATCH = 200
-#: How long settled arms wait for company before they are written (seconds).
-GATHER = 0.015
+#: How long settled arms wait for company before they are written, and due ones before they are claimed (seconds).
+GATHER = 0.02
 #: How long the pump sleeps at most before it looks at the due times again, bell or no bell (seconds).
 LONGEST_SLEEP = 0.5
 #: How often a commit is decided anew when somebody else committed first.
@@ -89,6 +89,7 @@ class PollPump:
         self._room = asyncio.Event()
         self._settlements: list[Settlement] = []
         self._unsettled = asyncio.Event()
+        self._closing = False
         self.tally: Counter[str] = Counter()
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
@@ -102,11 +103,13 @@ class PollPump:
                 await self._turn()
             await self._drain()
         finally:
-            settling.cancel()
             for task in self._in_flight:
                 task.cancel()
-            await asyncio.gather(settling, *self._in_flight, return_exceptions=True)
-            await self._flush()
+            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
+            self._closing = True
+            self._unsettled.set()
+            await settling
 
     async def _turn(self) -> None:
         room = self._limits.concurrency - len(self._in_flight)
@@ -120,7 +123,7 @@ class PollPump:
             self._start(self._poll(arm))
         wait_s = LONGEST_SLEEP if claim.next_ms is None else (claim.next_ms - claim.now_ms) / 1000
         if wait_s > 0 and len(claim.arms) < BATCH:
-            await self._bells.wait(["poll"], min(wait_s, LONGEST_SLEEP))
+            await self._bells.wait(["poll"], min(max(wait_s, GATHER), LONGEST_SLEEP))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -289,13 +292,13 @@ class PollPump:
         self._unsettled.set()
 
     async def _settle_in_batches(self) -> None:
-        while True:
+        while self._settlements or not self._closing:
             await self._unsettled.wait()
-            if len(self._settlements) < BATCH:
+            if len(self._settlements) < BATCH and not self._closing:
                 await asyncio.sleep(GATHER)
             try:
                 await self._flush()
-            except StoreUnavailable as error:
+            except StoreUnavailable as error:  # what was not written falls due again with its leases
                 self._log.warning("poll.store_unavailable", error=error.detail)
 
     async def _flush(self) -> None:

@@ -186,10 +186,10 @@ class _NoCache:
 
 @asynccontextmanager
 async def open_rig(
-    redis_url: str, upstream: Any = None, *, deadline: float = 1.0, **receiver: Any
+    redis_url: str, upstream: Any = None, *, deadline: float = 1.0, master_keys: str | None = None, **receiver: Any
 ) -> AsyncIterator[Rig]:
     """A rig with its retailer. `upstream` is an ASGI app; `receiver` are options of the receiver."""
-    vault = Vault(parse_master_keys(generate_master_key("rig")))
+    vault = Vault(parse_master_keys(master_keys or generate_master_key("rig")))
     db = Db(open_client(redis_url))
     engine = FastEngine(deadline=deadline)
     witness = Receiver([], **receiver)

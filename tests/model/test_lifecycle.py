@@ -1,0 +1,134 @@
+"""What a reading means for an order: the decisions that the pumps' tests cannot reach one by one."""
+
+from dataclasses import replace
+
+import pytest
+
+from relay.model import lifecycle
+from relay.model.cadence import INTERVALS, Cadence
+from relay.model.lifecycle import Policy, observe, refuse, stop, troubled
+from relay.model.orders import RESOURCES, OrderState, Resource, Tracking, Trouble
+from tests.support.orders import make_handling, make_item, make_state, reading
+
+POLICY = Policy()
+
+
+def see(state: OrderState, resource: Resource, value: dict[str, object], at: int) -> lifecycle.Step | None:
+    return observe(state, reading(resource, value, at), now_ms=at + 1, policy=POLICY, random=lambda: 0.5)
+
+
+def test_a_stale_reading_changes_nothing() -> None:
+    state = make_state(read_at_ms=dict.fromkeys(Resource, 5_000))
+
+    assert see(state, Resource.HANDLING, make_handling(status="staging"), 5_000) is None
+    assert see(state, Resource.HANDLING, make_handling(status="staging"), 4_000) is None
+    assert see(state, Resource.HANDLING, make_handling(status="staging"), 5_001) is not None
+
+
+def test_nothing_is_read_into_an_ended_order() -> None:
+    assert see(make_state(tracking=Tracking.ENDED), Resource.HANDLING, make_handling(status="x"), 9_000) is None
+
+
+def test_an_answer_spelled_otherwise_is_quiet() -> None:
+    step = see(make_state(), Resource.ITEMS, {"items": [make_item(quantity=2.0)]}, 2_000)
+
+    assert step is not None
+    assert step.quiet
+    assert step.events == ()
+
+
+def test_a_status_change_makes_the_other_resources_due_at_once() -> None:
+    step = see(make_state(), Resource.HANDLING, make_handling(status="staging"), 2_000)
+
+    assert step is not None
+    assert step.delays_ms == {
+        Resource.HANDLING: 15_000,
+        Resource.ITEMS: 0,
+        Resource.MESSAGES: 0,
+    }
+
+
+def test_until_the_first_complete_reading_what_was_read_is_not_read_again() -> None:
+    state = OrderState(make_state().retailer_id, make_state().order_id, 1)
+    first = see(state, Resource.HANDLING, make_handling(), 10)
+    assert first is not None
+    assert first.delays_ms == {Resource.HANDLING: None}
+    second = see(first.state, Resource.ITEMS, {"items": []}, 11)
+    assert second is not None
+    third = see(second.state, Resource.MESSAGES, {"messages": []}, 12)
+
+    assert third is not None
+    assert [event.type for event in third.events] == ["order.tracking_started"]
+    assert third.delays_ms[Resource.HANDLING] == 0
+
+
+def test_the_end_needs_all_three_resources_after_the_terminal_status() -> None:
+    step = see(make_state(), Resource.HANDLING, make_handling(status="delivered"), 2_000)
+    assert step is not None
+    assert set(step.forget) == set(RESOURCES)
+    assert [event.type for event in step.events] == ["order.status_changed"]
+    for at, resource in ((3_000, Resource.HANDLING), (3_001, Resource.ITEMS)):
+        value = make_handling(status="delivered") if resource is Resource.HANDLING else {"items": [make_item()]}
+        step = see(step.state, resource, value, at)
+        assert step is not None
+        assert step.events == ()
+    step = see(step.state, Resource.MESSAGES, {"messages": []}, 3_002)
+
+    assert step is not None
+    assert [event.type for event in step.events] == ["order.tracking_ended"]
+    assert step.state.tracking is Tracking.ENDED
+    assert set(step.delays_ms.values()) == {None}
+
+
+@pytest.mark.parametrize("code", ["timeout", "server_error", "malformed", "nonsense", "throttled", "network"])
+def test_faults_of_upstream_never_suspend(code: str) -> None:
+    trouble = Trouble(code, "", 0, 1_000)
+
+    assert refuse(make_state(), code, "", trouble, now_ms=10**9, policy=POLICY) is None
+
+
+def test_patience_comes_before_suspension() -> None:
+    trouble = Trouble("not_found", "", 1_000, 3)
+
+    assert refuse(make_state(), "not_found", "", trouble, now_ms=120_999, policy=POLICY) is None
+    step = refuse(make_state(), "not_found", "", trouble, now_ms=121_000, policy=POLICY)
+    assert step is not None
+    assert [event.type for event in step.events] == ["order.tracking_suspended"]
+    assert refuse(step.state, "not_found", "", trouble, now_ms=10**9, policy=POLICY) is None
+
+
+def test_trouble_is_counted_while_it_stays_the_same() -> None:
+    first = troubled(None, "timeout", "a", now_ms=5)
+    second = troubled(first, "timeout", "b", now_ms=9)
+
+    assert (second.since_ms, second.count, second.detail) == (5, 2, "b")
+    assert troubled(second, "not_found", "c", now_ms=9) == Trouble("not_found", "c", 9, 1)
+
+
+def test_a_stop_ends_once() -> None:
+    step = stop(make_state(), "stopped", now_ms=5)
+
+    assert step is not None
+    assert step.events[0].type == "order.tracking_ended"
+    assert stop(step.state, "stopped", now_ms=6) is None
+
+
+def test_cadence_scales_floors_and_backs_off() -> None:
+    cadence = Cadence(scale=0.1, floor=0.5)
+
+    assert cadence.interval_ms("picking", Resource.HANDLING, lambda: 0.5) == 1_500
+    assert cadence.interval_ms("picking", Resource.ITEMS, lambda: 0.5) == 500
+    assert cadence.interval_ms("no such stage", Resource.ITEMS, lambda: 0.5) == 1_500
+    waits = [Cadence().retry_ms("picking", Resource.ITEMS, n, None, lambda: 0.5) for n in range(1, 8)]
+    assert waits == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000, 60_000]
+    assert Cadence().retry_ms("picking", Resource.ITEMS, 1, 90.0, lambda: 0.5) == 90_000
+    assert all(len(row) == 3 for row in INTERVALS.values())
+
+
+def test_a_missing_entry_keeps_the_order_from_ending() -> None:
+    state = make_state(terminal_since_ms=1_500, read_at_ms=dict.fromkeys(Resource, 2_000))
+    state = replace(state, missing={Resource.ITEMS: frozenset({"i-1"})})
+    step = see(state, Resource.MESSAGES, {"messages": []}, 3_000)
+
+    assert step is not None
+    assert step.state.tracking is Tracking.ACTIVE

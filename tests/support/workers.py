@@ -1,0 +1,72 @@
+"""Real worker processes, to be killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+
+class Workers:
+    """Processes `python -m workers ...` over one store and one upstream, with leases short enough for a test."""
+
+    def __init__(self, redis_url: str, master_keys: str, upstream_url: str, logs: Path, **settings: str) -> None:
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RELAY_")},
+            "RELAY_REDIS_URL": redis_url,
+            "RELAY_MASTER_KEYS": master_keys,
+            "RELAY_UPSTREAM_URL": upstream_url,
+            "RELAY_LEASE": "1s",
+            "RELAY_POLL_SCALE": "0.002",
+            "RELAY_POLL_FLOOR": "100ms",
+            "RELAY_CONFIRM_AFTER": "200ms",
+            "RELAY_UPSTREAM_TIMEOUT": "2s",
+            "RELAY_RETRY_SCHEDULE": "200ms,500ms",
+            "RELAY_METRICS_PORT": "0",
+            **{f"RELAY_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.logs = logs
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.kills = 0
+
+    def start(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
+        environment = self.environment | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
+        with self.logs.open("ab") as log:
+            process = subprocess.Popen([sys.executable, "-m", "workers", kind], env=environment, stderr=log)
+        self.running.append(process)
+        return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+        self.running.remove(process)
+        self.kills += 1
+
+    def stop(self, process: subprocess.Popen[bytes], within: float = 10.0) -> int:
+        """SIGTERM; the exit status."""
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(timeout=within)
+        self.running.remove(process)
+        return status
+
+    def close(self) -> None:
+        for process in self.running:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in self.running:
+            try:
+                process.wait(timeout=12)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=5)
+
+
+async def metric(port: int, name: str) -> float:
+    """The sum of a metric over its labels, from a process's exposition."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)

@@ -1,0 +1,210 @@
+"""The engine against real sockets that misbehave: every failure told apart, at most the deadline and a few kB."""
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from relay.engine import Answer, EngineTransport, Failure, FastEngine, TransportEngine
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def peer(handle: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    async def safely(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handle(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(safely, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def ask(handle: Handler, *, limit: int = 4096, path: str = "/", context: ssl.SSLContext | None = None) -> Answer:
+    async def main() -> Answer:
+        engine = FastEngine(deadline=0.5)
+        try:
+            async with peer(handle, context) as port:
+                scheme = "https" if context else "http"
+                return await engine.send("POST", f"{scheme}://127.0.0.1:{port}{path}", {"a": "b"}, b"{}", limit=limit)
+        finally:
+            await engine.aclose()
+
+    return asyncio.run(main())
+
+
+def answering(raw: bytes, then: Handler | None = None) -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(raw)
+        await writer.drain()
+        if then is not None:
+            await then(reader, writer)
+
+    return handle
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(5)
+
+
+async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def headers_without_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x-filler: " + b"y" * 1000 + b"\r\n")
+        await writer.drain()
+
+
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("handle", "failure"),
+    [
+        (silence, Failure.TIMEOUT),
+        (answering(b"HTTP/1.1 200 OK\r\n", silence), Failure.TIMEOUT),
+        (answering(b"HTTP/1.1 200 OK\r\nx: ", drip), Failure.TIMEOUT),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", drip), Failure.TIMEOUT),
+        (answering(b""), Failure.RESET),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc"), Failure.RESET),
+        (answering(b"SSH-2.0-OpenSSH_9\r\n\r\n"), Failure.PROTOCOL),
+        (answering(b"HTTP/1.1 200 OK\r\n", headers_without_end), Failure.PROTOCOL),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"), Failure.PROTOCOL),
+        (answering(b"HTTP/1.1 999999 Huh\r\n\r\n"), Failure.PROTOCOL),
+    ],
+    ids=[
+        *("silence", "half a head", "dripped headers", "dripped body", "hangs up", "cut body", "no http"),
+        *("endless headers", "two lengths", "no status"),
+    ],
+)
+def test_failures_are_told_apart(handle: Handler, failure: Failure) -> None:
+    answer = ask(handle)
+
+    assert (answer.status, answer.failure) == (None, failure), answer
+    assert answer.duration_ms < 2_000
+
+
+def test_an_endless_body_costs_the_limit_only() -> None:
+    answer = ask(answering(b"HTTP/1.1 500 No\r\ncontent-length: 10000000000\r\n\r\n", endless))
+
+    assert (answer.status, len(answer.body), answer.truncated) == (500, 4096, True)
+
+
+def test_nothing_is_followed_decoded_or_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    redirect = ask(answering(b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"))
+    squeezed = ask(answering(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\n\x1f\x8b\x08"))
+
+    assert redirect.status == 302
+    assert squeezed.body == b"\x1f\x8b\x08"
+
+
+def test_an_address_without_a_listener_and_a_name_without_an_address() -> None:
+    async def main() -> tuple[Answer, Answer]:
+        engine = FastEngine(deadline=3)
+        try:
+            return (
+                await engine.send("GET", "http://127.0.0.1:1/", {}, None, limit=10),
+                await engine.send("GET", "http://nowhere.invalid/", {}, None, limit=10),
+            )
+        finally:
+            await engine.aclose()
+
+    refused, unknown = asyncio.run(main())
+    assert refused.failure is Failure.CONNECT
+    assert unknown.failure is Failure.DNS
+
+
+def certificate(folder: Path, name: str, *, expired: bool = False) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    end = now - datetime.timedelta(days=1) if expired else now + datetime.timedelta(days=1)
+    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "c.pem").write_bytes(
+        built.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "c.pem")
+    return context
+
+
+@pytest.mark.parametrize("expired", [False, True], ids=["self-signed", "expired"])
+def test_an_untrusted_certificate_is_refused(tmp_path: Path, expired: bool) -> None:
+    answer = ask(answering(b"HTTP/1.1 200 OK\r\n\r\n"), context=certificate(tmp_path, "localhost", expired=expired))
+
+    assert answer.failure is Failure.TLS, answer
+
+
+def test_tls_against_a_plain_port_is_a_tls_failure() -> None:
+    async def main() -> Answer:
+        engine = FastEngine(deadline=2)
+        try:
+            async with peer(answering(b"HTTP/1.1 400 Bad\r\n\r\n")) as port:
+                return await engine.send("GET", f"https://127.0.0.1:{port}/", {}, None, limit=10)
+        finally:
+            await engine.aclose()
+
+    assert asyncio.run(main()).failure in (Failure.TLS, Failure.TIMEOUT)
+
+
+def test_the_engine_serves_httpx_and_httpx_serves_as_an_engine() -> None:
+    async def app(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/slow":
+            raise httpx.ReadTimeout("slow", request=request)
+        if request.url.path == "/gone":
+            raise httpx.ConnectError("gone", request=request)
+        return httpx.Response(201, json={"got": request.content.decode()})
+
+    async def main() -> None:
+        engine = TransportEngine(httpx.MockTransport(app))
+        answer = await engine.send("POST", "http://x/", {"a": "b"}, b"hi", limit=8)
+        assert (answer.status, answer.body, answer.truncated) == (201, b'{"got":"', True)
+        assert (await engine.send("GET", "http://x/slow", {}, None, limit=8)).failure is Failure.TIMEOUT
+        assert (await engine.send("GET", "http://x/gone", {}, None, limit=8)).failure is Failure.CONNECT
+        async with httpx.AsyncClient(transport=EngineTransport(engine)) as client:
+            assert (await client.post("http://x/", content=b"hi")).json() == {"got": "hi"}
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get("http://x/slow")
+            with pytest.raises(httpx.ConnectError):
+                await client.get("http://x/gone")
+
+    asyncio.run(main())
