@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery prism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,9 @@ check: $(VENV)/.dev ## Format, lint, strict types, import contract
 fmt: $(VENV)/.dev ## Format and apply the safe lint fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+prism: $(VENV)/.dev ## A minute against an upstream nobody here wrote (needs npm)
+	@PRISM_SECONDS=60 $(BIN)/python -m pytest -q tests/e2e/test_prism.py
 
 bench: $(VENV)/.dev ## Measure polling and delivery beside a naive version and the bare engine
 	@$(BIN)/python -m bench.polling

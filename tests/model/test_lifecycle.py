@@ -1,6 +1,7 @@
 """What a reading means for an order: the decisions that the pumps' tests cannot reach one by one."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.support.orders import make_handling, make_item, make_state, reading
 POLICY = Policy()
 
 
-def see(state: OrderState, resource: Resource, value: dict[str, object], at: int) -> lifecycle.Step | None:
+def see(state: OrderState, resource: Resource, value: dict[str, Any], at: int) -> lifecycle.Step | None:
     return observe(state, reading(resource, value, at), now_ms=at + 1, policy=POLICY, random=lambda: 0.5)
 
 
