@@ -1,0 +1,103 @@
+"""Unchanged polls a second of one worker process, beside the naive version and the bare engine, in one run."""
+
+import asyncio
+import socket
+
+from bench.stage import Stage, exposition, median, open_stage, report, until
+from relay.model.orders import OrderId, RetailerId
+from relay.store import keys
+from relay.store.orders import Orders, Registration, UserToken
+from relay.store.redis import Db, open_client
+from relay.vault import Vault, parse_master_keys
+
+ORDERS = 3_000
+ROUNDS = 3
+SECONDS = 5.0
+RETAILER = RetailerId("ret_bench")
+
+
+async def _register(stage: Stage) -> None:
+    db = Db(open_client(stage.redis_url))
+    await db.run("FLUSHALL")
+    orders = Orders(db, Vault(parse_master_keys(stage.master_keys)))
+    wanted = [Registration(OrderId(f"o-{n}"), None, UserToken("t")) for n in range(ORDERS)]
+    for start in range(0, ORDERS, 500):
+        await orders.register(RETAILER, wanted[start : start + 500], credential=keys.SHARED_CREDENTIAL)
+    await db.aclose()
+
+
+async def _bytes_per_order(stage: Stage) -> float:
+    """Everything that an order costs besides its events: its hash, and its share of the lists."""
+    db = Db(open_client(stage.redis_url))
+    names = [keys.order(RETAILER, f"o-{n}") for n in range(0, ORDERS, 10)]
+    sizes = await db.run_many([["MEMORY", "USAGE", name] for name in names])
+    shared = await db.run_many(
+        [["MEMORY", "USAGE", name, "SAMPLES", 0] for name in (keys.due("shared"), keys.orders(RETAILER))]
+    )
+    await db.aclose()
+    return float(sum(sizes) / len(sizes) + sum(shared) / ORDERS)
+
+
+def _relay(stage: Stage) -> tuple[float, float]:
+    """GETs a second, and Redis round trips an unchanged poll."""
+    asyncio.run(_register(stage))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"poll_scale": "0.0001", "poll_floor": "100ms", "poll_pumps": "1", "metrics_port": str(port)}
+    before = stage.count("get")
+    with stage.running("workers", "poll", **settings):
+        until(lambda: stage.count("get") - before > 6 * ORDERS)
+        first = exposition(port)
+        rate = stage.rate("get", SECONDS)
+        last = exposition(port)
+    trips = last["relay_redis_round_trips_total"] - first["relay_redis_round_trips_total"]
+    return rate, trips / (last["relay_polls_total"] - first["relay_polls_total"])
+
+
+def _naive(stage: Stage) -> float:
+    before = stage.count("get")
+    with stage.running("bench.naive", "poll", stage.server, stage.redis_url, str(ORDERS)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        until(lambda: stage.count("get") > before)
+        return stage.rate("get", SECONDS)
+
+
+def _engine(stage: Stage) -> float:
+    with stage.running("bench.engine", "get", stage.server, str(SECONDS)) as process:
+        assert process.stdout is not None
+        return float(process.stdout.readline())
+
+
+def main() -> None:
+    naive, engine, relay, trips = [], [], [], []
+    with open_stage() as stage:
+        for _ in range(ROUNDS):
+            naive.append(_naive(stage))
+            engine.append(_engine(stage))
+            rate, spent = _relay(stage)
+            relay.append(rate)
+            trips.append(spent)
+        size = asyncio.run(_bytes_per_order(stage))
+    rows = [
+        ("naive: one arq job an order, httpx", f"{median(naive):9.0f} GET/s   {[round(x) for x in naive]}"),
+        ("bare engine", f"{median(engine):9.0f} GET/s   {[round(x) for x in engine]}"),
+        ("the relay, one worker process", f"{median(relay):9.0f} GET/s   {[round(x) for x in relay]}"),
+        ("round trips an unchanged poll", f"{median(trips):9.4f}"),
+        ("bytes an order of ten items", f"{size:9.0f}"),
+    ]
+    report(
+        rows,
+        {
+            "polls_per_second": round(median(relay)),
+            "ratio_to_naive": round(median(relay) / median(naive), 2),
+            "ratio_to_engine": round(median(relay) / median(engine), 3),
+            "round_trips_per_poll": round(median(trips), 4),
+            "bytes_per_order": round(size),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
