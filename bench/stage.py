@@ -49,7 +49,9 @@ class Stage:
             **{f"RELAY_{name.upper()}": value for name, value in settings.items()},
         }
         command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         try:
             yield process
         finally:

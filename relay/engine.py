@@ -123,7 +123,7 @@ class FastEngine:
                 got, truncated = await _read(response.body_reader, limit)
                 return Answer(
                     response.status,
-                    dict(response.headers.items()),
+                    response.headers,
                     got,
                     truncated,
                     duration_ms=(time.perf_counter() - began) * 1000,

@@ -249,13 +249,16 @@ class Orders:
         for one in settlements:
             trouble: Arg = ""
             if one.trouble is not None:
-                trouble = _json.encode(_trouble_record(one.trouble))
+                trouble = _json.encode(_trouble_record(one.trouble)).decode()
             elif one.read_at_ms is not None and one.arm.trouble is not None:
                 trouble = "-"
             read_at = "" if one.read_at_ms is None else one.read_at_ms
             args += [one.arm.member, one.arm.credential, one.arm.lease, one.delay_ms, read_at]
-            args += [one.fingerprint, trouble]
-        return int(await self._db.script("settle", [keys.CREDENTIALS], args)) if args else 0
+            # cmsgpack in Lua reads strings only: everything here is ASCII or UTF-8 text.
+            args += [one.fingerprint.decode(), trouble]
+        if not args:
+            return 0
+        return int(await self._db.script("settle", [keys.CREDENTIALS], [msgspec.msgpack.encode(args)]))
 
     async def commit(self, commit: Commit) -> Literal["ok", "conflict", "gone"]:
         """Write state, sequence, events and wake-ups in one script; refused when the version moved on."""
