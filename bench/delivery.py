@@ -11,7 +11,8 @@ from relay.model.signing import Secret
 from relay.receiver import Receipt, Receiver
 from relay.serving import serve
 from relay.store import keys
-from relay.store.orders import Commit, Orders, Registration
+from relay.store.order_records import Commit, Registration
+from relay.store.orders import Orders
 from relay.store.redis import Db, open_client
 from relay.store.subscriptions import Configuration, Subscriptions
 from relay.vault import Vault, parse_master_keys

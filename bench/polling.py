@@ -6,7 +6,8 @@ import socket
 from bench.stage import Stage, exposition, median, open_stage, report, until
 from relay.model.orders import OrderId, RetailerId
 from relay.store import keys
-from relay.store.orders import Orders, Registration, UserToken
+from relay.store.order_records import Registration, UserToken
+from relay.store.orders import Orders
 from relay.store.redis import Db, open_client
 from relay.vault import Vault, parse_master_keys
 

@@ -4,7 +4,8 @@ from relay.access import AccessRefused, TokenBroker
 from relay.errors import Conflict, NotFound, UpstreamRefused
 from relay.model import lifecycle
 from relay.model.orders import JsonObject, OrderId, RetailerId
-from relay.store.orders import Commit, Orders
+from relay.store.order_records import Commit
+from relay.store.orders import Orders
 from relay.upstream.interface import Access, UnusableAnswer, Upstream
 
 #: How often a stop is decided anew when a reading was committed in between.

@@ -9,7 +9,7 @@ import httpx
 from relay.access import TokenBroker, credential_source
 from relay.clock import Clock
 from relay.delivering import DeliverPump
-from relay.delivering.runner import Limits as DeliverLimits
+from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import EngineTransport, FastEngine
 from relay.maintaining import MaintainPump
 from relay.model.cadence import Cadence

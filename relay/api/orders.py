@@ -19,7 +19,7 @@ from relay.api.schemas import (
 from relay.errors import Conflict, InvalidInput, NotFound, Problem
 from relay.model.events import rfc3339
 from relay.model.orders import OrderId, Resource
-from relay.store.orders import Registration, StoredOrder, UserToken
+from relay.store.order_records import Registration, StoredOrder, UserToken
 
 
 async def create(call: Call) -> Reply:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import structlog
 
 from relay.clock import Clock
-from relay.delivering.runner import Limits, Runner
+from relay.delivering.jobs import Limits
+from relay.delivering.runner import Runner
 from relay.model.retries import Schedule
 from relay.sender import Sender
 from relay.store.bells import Bells

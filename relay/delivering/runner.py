@@ -14,14 +14,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
 from relay import metrics
 from relay.clock import Clock
-from relay.delivering.window import Place, Window
+from relay.delivering import telling
+from relay.delivering.jobs import Batch, Job, LeaseLost, Limits
+from relay.delivering.window import Window
 from relay.errors import StoreUnavailable
 from relay.model.events import thin
 from relay.model.orders import LaneId
@@ -40,45 +40,6 @@ LANE_DEPTH = 50
 LANES_AT_ONCE = 32
 #: How long a subscription without work stays owned: events in quick succession then need no new lease (seconds).
 LINGER = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`in_flight`: posts at a time per subscription. `lease_ms`: how long a lease holds. `drain_s`: how long posts in
-    flight may take to end once told to stop."""
-
-    in_flight: int = 64
-    lease_ms: int = 15_000
-    drain_s: float = 8.0
-
-
-@dataclass(slots=True)
-class Job:
-    """One event owed. `place` is its entry in the window; a job from a parked lane has none."""
-
-    entry: Entry
-    sequence: int
-    place: Place | None
-    attempts: int = 0
-    first_attempt_ms: int = 0
-
-
-@dataclass(slots=True)
-class Batch:
-    """Results that are not yet written."""
-
-    operations: list[Operation] = field(default_factory=list)
-    delivered: int = 0
-    dead: int = 0
-    last_error: bytes | str = ""
-    gone: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.operations or self.delivered or self.dead or self.last_error or self.gone)
-
-
-class LeaseLost(Exception):
-    """Somebody else owns the subscription: nothing that is not yet written may be written any more."""
 
 
 class Runner:
@@ -177,8 +138,6 @@ class Runner:
         if not self._lost:
             await self._deliveries.release(self._owned)
 
-    # ── taking in ───────────────────────────────────────────────────────────────────────────────────────────────
-
     def _busy(self) -> bool:
         return bool(self._in_flight or self._runnable or not self._exhausted or self._batch or self._moved())
 
@@ -252,8 +211,6 @@ class Runner:
         metrics.verdicts.labels("dead").inc()
         self._logger.error("delivery.expired", order_id=order_id, position=waiting.position)
 
-    # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _dispatch(self) -> None:
         most = min(self._limits.in_flight, self._target.max_in_flight or self._limits.in_flight)
         while self._runnable and len(self._in_flight) < most:
@@ -312,7 +269,9 @@ class Runner:
             at_ms = verdict.at_ms if isinstance(verdict, Retry) else self._clock.now_ms()
             self._put_off(order_id, job, queue, max(0, at_ms - self._clock.now_ms()))
             self._batch.gone = self._batch.gone or isinstance(verdict, Gone)
-        self._tell(job, outcome, verdict)
+        self._batch.last_error = (
+            telling.attempted(self._logger, job, outcome, verdict, self._clock.now_ms()) or self._batch.last_error
+        )
         if queue:
             self._runnable.append(order_id)
             return
@@ -329,7 +288,6 @@ class Runner:
         if isinstance(verdict, Delivered):
             self._batch.delivered += 1
             self._batch.last_error = self._batch.last_error or "-"
-            metrics.delivery_latency.observe(max(0, self._clock.now_ms() - job.entry.committed_ms) / 1000)
         else:
             self._batch.dead += 1
             self._batch.operations.append(Operation("dead", order_id, job.entry.position, verdict.reason))
@@ -355,29 +313,6 @@ class Runner:
     def _sleep_lane(self, order_id: LaneId, at_ms: int) -> None:
         self._parked[order_id] = at_ms
         heapq.heappush(self._due, (at_ms, order_id))
-
-    def _tell(self, job: Job, outcome: Outcome, verdict: Verdict) -> None:
-        kind = outcome.kind if outcome.kind != "answered" else f"status_{(outcome.status or 0) // 100}xx"
-        metrics.attempts.labels(kind).inc()
-        metrics.attempt_duration.observe(outcome.duration_ms / 1000)
-        metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
-        if isinstance(verdict, Delivered):
-            self._logger.debug("delivery.delivered", event_id=job.entry.event_id, attempt=job.attempts)
-            return
-        record = {"at_ms": self._clock.now_ms(), "outcome": outcome.kind, "status": outcome.status}
-        self._batch.last_error = msgspec.json.encode(record | {"detail": outcome.detail})
-        self._logger.info(
-            "delivery.attempted",
-            event_id=job.entry.event_id,
-            order_id=job.entry.order_id,
-            attempt=job.attempts,
-            outcome=outcome.kind,
-            status=outcome.status,
-            detail=outcome.detail,
-            verdict=type(verdict).__name__.lower(),
-        )
-
-    # ── writing down ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _moved(self) -> bool:
         return self._window.ready

@@ -29,7 +29,8 @@ from relay.model import lifecycle
 from relay.model.lifecycle import Policy, Step
 from relay.model.orders import Reading, Resource, Tracking, Trouble
 from relay.store.bells import Bells
-from relay.store.orders import ClaimedArm, Commit, Orders, Settlement
+from relay.store.order_records import ClaimedArm, Commit, Settlement
+from relay.store.orders import Orders
 from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, Upstream
 
 #: Arms a claim asks for at most: the script stays below a millisecond, and a claim costs 1/200 round trip an arm.

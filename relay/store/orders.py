@@ -16,129 +16,32 @@ The hash `order:R:O`:
   bx  trouble, JSON {code, detail, since, count}
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from relay.errors import Conflict
-from relay.model.events import Event
-from relay.model.orders import (
-    BY_SHORT,
-    RESOURCES,
-    OrderId,
-    OrderState,
-    Resource,
-    RetailerId,
-    Snapshot,
-    Tracking,
-    Trouble,
-)
+from relay.model.orders import RESOURCES, OrderId, OrderState, RetailerId, Tracking
 from relay.store import keys
+from relay.store.order_records import (
+    Claim,
+    Commit,
+    Registration,
+    Settlement,
+    StoredOrder,
+    TokenOwner,
+    UserToken,
+    as_dict,
+    changed_fields,
+    read_arm,
+    read_state,
+    token_context,
+    trouble_record,
+)
 from relay.store.redis import Arg, Db
 from relay.vault import Vault
 
 _json = msgspec.json.Encoder()
-
-
-@dataclass(frozen=True, slots=True)
-class UserToken:
-    """A user's upstream access token as the retailer gave it; `expires_ms` is None when unknown."""
-
-    token: str = field(repr=False)
-    expires_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What a retailer says of an order to be tracked."""
-
-    order_id: OrderId
-    user_id: str | None = None
-    access_token: UserToken | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOwner:
-    """An order as far as its token goes (`relay.access.TokenHolder`)."""
-
-    retailer_id: RetailerId
-    order_id: OrderId
-    credential: str
-    user_id: str | None
-    token_revision: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredOrder:
-    """An order's committed state, with when it was last read and is next due (ms)."""
-
-    state: OrderState
-    last_polled_ms: int | None
-    next_due_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedArm:
-    """One (order, resource) that this pump may poll until its lease ends.
-
-    `lease` is the fencing token. `send_at_ms` is when its request may start. `fingerprint` is empty when the next
-    answer must be looked at in any case. `token_revision` tells a replaced token from a cached one.
-    """
-
-    member: str
-    credential: str
-    lease: str
-    send_at_ms: int
-    retailer_id: RetailerId
-    order_id: OrderId
-    resource: Resource
-    fingerprint: bytes
-    read_at_ms: int
-    user_id: str | None
-    token_revision: str
-    tracking: Tracking
-    status: str | None
-    trouble: Trouble | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The arms of one claim, Redis's time when it was made, and when the next may succeed (None: nothing is due)."""
-
-    now_ms: int
-    next_ms: int | None
-    arms: tuple[ClaimedArm, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What became of a claimed arm that changed nothing: unchanged (`read_at_ms` set) or refused (`trouble` set)."""
-
-    arm: ClaimedArm
-    delay_ms: int
-    read_at_ms: int | None = None
-    fingerprint: bytes = b""
-    trouble: Trouble | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A changed order: its new state, its events, and when its arms are due again (None: never).
-
-    `fingerprints` holds what to store per resource; empty bytes delete the stored one. `troubles` likewise.
-    """
-
-    before: OrderState
-    after: OrderState
-    events: Sequence[Event] = ()
-    fingerprints: Mapping[Resource, bytes] = field(default_factory=dict)
-    delays_ms: Mapping[Resource, int | None] = field(default_factory=dict)
-    troubles: Mapping[Resource, Trouble | None] = field(default_factory=dict)
-    arm: ClaimedArm | None = None
 
 
 class Orders:
@@ -227,7 +130,7 @@ class Orders:
         sealed = await self._db.run("HGET", keys.order(retailer_id, order_id), "k")
         if sealed is None:
             return None
-        record = msgspec.json.decode(self._vault.open(sealed, context=_token_context(retailer_id, order_id)))
+        record = msgspec.json.decode(self._vault.open(sealed, context=token_context(retailer_id, order_id)))
         return UserToken(record["token"], record["expires_ms"])
 
     async def owner(self, retailer_id: RetailerId, order_id: OrderId) -> TokenOwner | None:
@@ -241,7 +144,7 @@ class Orders:
     async def claim(self, limit: int, *, lease_ms: int, horizon_ms: int) -> Claim:
         """Lease up to `limit` due arms, spending budget; send times lie at most `horizon_ms` ahead. One round trip."""
         now, next_ms, *arms = await self._db.script("claim", [keys.CREDENTIALS], [limit, lease_ms, horizon_ms])
-        return Claim(int(now), int(float(next_ms)) if next_ms else None, tuple(_arm(fields) for fields in arms))
+        return Claim(int(now), int(float(next_ms)) if next_ms else None, tuple(read_arm(fields) for fields in arms))
 
     async def settle(self, settlements: Sequence[Settlement]) -> int:
         """Put arms back that changed nothing, all in one round trip; says how many leases had been lost."""
@@ -249,7 +152,7 @@ class Orders:
         for one in settlements:
             trouble: Arg = ""
             if one.trouble is not None:
-                trouble = _json.encode(_trouble_record(one.trouble)).decode()
+                trouble = _json.encode(trouble_record(one.trouble)).decode()
             elif one.read_at_ms is not None and one.arm.trouble is not None:
                 trouble = "-"
             read_at = "" if one.read_at_ms is None else one.read_at_ms
@@ -263,7 +166,7 @@ class Orders:
     async def commit(self, commit: Commit) -> Literal["ok", "conflict", "gone"]:
         """Write state, sequence, events and wake-ups in one script; refused when the version moved on."""
         before, after = commit.before, commit.after
-        fields = _changed_fields(commit)
+        fields = changed_fields(commit)
         arms: list[Arg] = []
         for resource, delay in commit.delays_ms.items():
             own = commit.arm is not None and commit.arm.resource is resource and after.tracking is not Tracking.ENDED
@@ -294,7 +197,7 @@ class Orders:
 
     async def _load_many(self, retailer_id: RetailerId, order_ids: Sequence[OrderId]) -> list[StoredOrder | None]:
         commands: list[list[Arg]] = [["HGETALL", keys.order(retailer_id, order_id)] for order_id in order_ids]
-        hashes = [_as_dict(answer) for answer in await self._db.run_many(commands)]
+        hashes = [as_dict(answer) for answer in await self._db.run_many(commands)]
         commands = []
         for order_id, record in zip(order_ids, hashes, strict=True):
             due = keys.due(record.get(b"c", b"").decode())
@@ -315,99 +218,4 @@ class Orders:
 
     def _seal(self, retailer_id: RetailerId, order_id: OrderId, token: UserToken) -> bytes:
         plain = _json.encode({"token": token.token, "expires_ms": token.expires_ms})
-        return self._vault.seal(plain, context=_token_context(retailer_id, order_id))
-
-
-def _token_context(retailer_id: RetailerId, order_id: OrderId) -> str:
-    return f"{retailer_id}/{order_id}/token"
-
-
-def _as_dict(answer: Any) -> dict[bytes, bytes]:
-    if isinstance(answer, dict):
-        return answer
-    return {answer[i]: answer[i + 1] for i in range(0, len(answer), 2)}
-
-
-def _arm(fields: list[bytes]) -> ClaimedArm:
-    member = fields[0].decode()
-    letter, retailer_id, order_id = member.split("/", 2)
-    return ClaimedArm(
-        member=member,
-        credential=fields[1].decode(),
-        lease=fields[2].decode(),
-        send_at_ms=int(fields[3]),
-        retailer_id=RetailerId(retailer_id),
-        order_id=OrderId(order_id),
-        resource=BY_SHORT[letter],
-        fingerprint=fields[4],
-        read_at_ms=int(fields[5] or 0),
-        user_id=fields[6].decode() or None,
-        token_revision=fields[7].decode(),
-        tracking=Tracking(fields[8].decode()),
-        status=fields[9].decode() or None,
-        trouble=_read_trouble(fields[10]),
-    )
-
-
-def _trouble_record(trouble: Trouble) -> dict[str, Any]:
-    return {"code": trouble.code, "detail": trouble.detail, "since": trouble.since_ms, "count": trouble.count}
-
-
-def _read_trouble(raw: bytes | None) -> Trouble | None:
-    if not raw:
-        return None
-    record = msgspec.json.decode(raw)
-    return Trouble(record["code"], record["detail"], record["since"], record["count"])
-
-
-def read_state(retailer_id: RetailerId, order_id: OrderId, answer: Any) -> OrderState | None:
-    """The hash of an order as a state; None when there is none."""
-    record = _as_dict(answer)
-    if b"v" not in record:
-        return None
-    parts = msgspec.json.decode(zlib.decompress(record[b"n"])) if b"n" in record else [None, None, None]
-    pending = msgspec.json.decode(record[b"p"]) if b"p" in record else {}
-    read_at = {r: int(record[b"w" + r.short.encode()]) for r in RESOURCES if b"w" + r.short.encode() in record}
-    troubles = [_read_trouble(record.get(b"b" + r.short.encode())) for r in RESOURCES]
-    return OrderState(
-        retailer_id=retailer_id,
-        order_id=order_id,
-        registered_ms=int(record[b"r"]),
-        version=int(record[b"v"]),
-        sequence=int(record[b"q"]),
-        tracking=Tracking(record[b"t"].decode()),
-        started=record.get(b"s") == b"1",
-        snapshot=Snapshot(*parts),
-        read_at_ms=read_at,
-        missing={Resource(name): frozenset(gone) for name, gone in pending.get("missing", {}).items()},
-        terminal_since_ms=pending.get("terminal"),
-        trouble=min((t for t in troubles if t is not None), key=lambda t: t.since_ms, default=None),
-        user_id=record[b"u"].decode() if b"u" in record else None,
-        metadata=msgspec.json.decode(record[b"d"]) if b"d" in record else {},
-    )
-
-
-def _changed_fields(commit: Commit) -> list[Arg]:
-    """The hash fields that a commit writes, flat; an empty value deletes the field."""
-    before, after = commit.before, commit.after
-    if after.order_id != before.order_id or after.version != before.version:
-        raise Conflict("a commit is of one order, from the version it was decided on")
-    fields: list[Arg] = ["q", after.sequence, "t", after.tracking.value, "s", "1" if after.started else ""]
-    if after.snapshot is not before.snapshot:
-        parts = [after.snapshot.get(resource) for resource in RESOURCES]
-        fields += ["n", zlib.compress(_json.encode(parts), 6), "g", after.snapshot.status or ""]
-    pending: dict[str, Any] = {}
-    missing = {resource.value: sorted(gone) for resource, gone in after.missing.items() if gone}
-    if missing:
-        pending["missing"] = missing
-    if after.terminal_since_ms is not None:
-        pending["terminal"] = after.terminal_since_ms
-    fields += ["p", _json.encode(pending) if pending else ""]
-    for resource, read_at in after.read_at_ms.items():
-        if before.read_at_ms.get(resource) != read_at:
-            fields += [f"w{resource.short}", read_at]
-    for resource, fingerprint in commit.fingerprints.items():
-        fields += [f"f{resource.short}", fingerprint]
-    for resource, trouble in commit.troubles.items():
-        fields += [f"b{resource.short}", _json.encode(_trouble_record(trouble)) if trouble else ""]
-    return fields
+        return self._vault.seal(plain, context=token_context(retailer_id, order_id))

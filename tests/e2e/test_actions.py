@@ -10,7 +10,7 @@ from relay.errors import NotFound, UpstreamRefused
 from relay.model.orders import OrderId
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.store import keys
-from relay.store.orders import Registration
+from relay.store.order_records import Registration
 from relay.store.redis import Db, open_client
 from relay.store.tokens import StoredTokens
 from relay.upstream.interface import Access

@@ -63,6 +63,10 @@ class Scene:
         )
         assert audit.returncode == 0, audit.stdout + audit.stderr
         assert "the ledger balances" in audit.stdout
+        logged = self.workers.logs.read_text()
+        secrets = [secret.text for secret in self.rig.receiver.secrets] + ["good-token"]
+        secrets.append(self.workers.environment["RELAY_MASTER_KEYS"].partition(":")[2])
+        assert not [secret for secret in secrets if secret in logged or secret.removeprefix("whsec_") in logged]
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 from relay.model import lifecycle
 from relay.model.orders import OrderId, Reading, Resource
 from relay.model.retries import Schedule
-from relay.store.orders import Commit
+from relay.store.order_records import Commit
 from tests.support.orders import make_handling
 from tests.support.rig import Rig, eventually, open_rig
 

@@ -15,7 +15,7 @@ import httpx
 from relay.access import TokenBroker
 from relay.clock import Clock
 from relay.delivering import DeliverPump
-from relay.delivering.runner import Limits as DeliverLimits
+from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import FastEngine
 from relay.model.cadence import Cadence
 from relay.model.fold import Fold
@@ -32,7 +32,8 @@ from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Account, Ledger
 from relay.store.log import Log
-from relay.store.orders import Orders, Registration, UserToken
+from relay.store.order_records import Registration, UserToken
+from relay.store.orders import Orders
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions

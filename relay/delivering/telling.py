@@ -1,0 +1,32 @@
+"""One attempt, two observers: the log line and the metrics."""
+
+import msgspec
+import structlog
+
+from relay import metrics
+from relay.delivering.jobs import Job
+from relay.model.retries import Delivered, Outcome, Verdict
+
+
+def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, now_ms: int) -> bytes:
+    """Tell of one attempt; returns the error to keep with the subscription, empty when there was none."""
+    kind = outcome.kind if outcome.kind != "answered" else f"status_{(outcome.status or 0) // 100}xx"
+    metrics.attempts.labels(kind).inc()
+    metrics.attempt_duration.observe(outcome.duration_ms / 1000)
+    metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
+    if isinstance(verdict, Delivered):
+        metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
+        logger.debug("delivery.delivered", event_id=job.entry.event_id, attempt=job.attempts)
+        return b""
+    logger.info(
+        "delivery.attempted",
+        event_id=job.entry.event_id,
+        order_id=job.entry.order_id,
+        attempt=job.attempts,
+        outcome=outcome.kind,
+        status=outcome.status,
+        detail=outcome.detail,
+        verdict=type(verdict).__name__.lower(),
+    )
+    record = {"at_ms": now_ms, "outcome": outcome.kind, "status": outcome.status, "detail": outcome.detail}
+    return msgspec.json.encode(record)

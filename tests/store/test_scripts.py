@@ -1,0 +1,181 @@
+"""The atomic steps, one by one: claims and budgets, fences, repeats, retention, a forgotten script cache."""
+
+import asyncio
+import itertools
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from relay.maintaining import MaintainPump
+from relay.model.orders import OrderId, Resource, Tracking
+from relay.queue import Ringer, open_pool
+from relay.store import keys
+from relay.store.bells import Bells
+from relay.store.deliveries import Deliveries, Operation, Progress
+from relay.store.ledger import Ledger
+from relay.store.order_records import Commit, Settlement
+from relay.store.slots import Slots
+from tests.pumps.test_delivering import history
+from tests.support.rig import Rig, open_rig
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 30))
+
+
+def test_a_claim_leases_and_a_lost_lease_settles_nothing(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.track("o-1", "a/b")
+            first = await rig.orders.claim(10, lease_ms=40, horizon_ms=100)
+            assert {(arm.order_id, arm.resource) for arm in first.arms} == {
+                (order, resource) for order in ("o-1", "a/b") for resource in Resource
+            }
+            assert (await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            await asyncio.sleep(0.05)  # the lease is what is waited for
+            second = await rig.orders.claim(10, lease_ms=60_000, horizon_ms=100)
+            assert len(second.arms) == 6
+
+            assert await rig.orders.settle([Settlement(arm, 0, 1) for arm in first.arms]) == 6
+            assert (await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert await rig.orders.settle([Settlement(arm, 0, 2) for arm in second.arms]) == 0
+            assert len((await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms) == 6
+
+    run(main())
+
+
+def test_a_budget_spaces_send_times(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.db.run("HSET", keys.budget("shared"), "rate", 100)
+            await rig.track(*(f"o-{number}" for number in range(100)))
+            granted: list[int] = []
+            began = await rig.db.now_ms()
+            while (now := await rig.db.now_ms()) < began + 500:
+                claim = await rig.orders.claim(200, lease_ms=60_000, horizon_ms=100)
+                granted += [arm.send_at_ms for arm in claim.arms]
+                await asyncio.sleep(0.01)
+
+            # 100 a second, and never more than the horizon ahead of time
+            assert 40 <= len(granted) <= (now - began + 100) / 10 + 2
+            assert all(b - a >= 9 for a, b in itertools.pairwise(granted))
+
+    run(main())
+
+
+def test_a_commit_holds_for_the_version_it_was_decided_on(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await history(rig, "o-1", 2)
+            state = await rig.state("o-1")
+            ended = replace(state, tracking=Tracking.ENDED)
+            assert await rig.orders.commit(Commit(state, ended)) == "ok"
+            assert await rig.orders.commit(Commit(state, ended)) == "conflict"  # also a repeated command
+            assert await rig.orders.erase(rig.retailer_id, OrderId("o-1"))
+            assert await rig.orders.commit(Commit(state, ended)) == "gone"
+
+    run(main())
+
+
+def test_a_forgotten_script_cache_is_filled_again(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.track("o-1")
+            await rig.db.run("SCRIPT", "FLUSH")
+            assert len((await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms) == 3
+            await rig.db.run("SCRIPT", "FLUSH")
+            await rig.track("o-2")
+            assert (await rig.state("o-2")).version == 0
+
+    run(main())
+
+
+async def _own(rig: Rig, owner: str, lease_ms: int = 60_000) -> Any:
+    _, _, owned = await Deliveries(rig.db, rig.vault).own(10, owner=owner, lease_ms=lease_ms)
+    return owned
+
+
+def test_progress_is_fenced_and_counts_a_repeated_batch_once(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.subscribe()
+            await history(rig, "o-1", 3)
+            first, second = (entry.position for entry in (await rig.log.after(rig.retailer_id, "0-0", 2)))
+            deliveries = Deliveries(rig.db, rig.vault)
+            (mine,) = await _own(rig, "me", lease_ms=30)
+            batch = Progress(
+                serial=1,
+                position=first,
+                sequence=1,
+                matched=1,
+                delivered=1,
+                ahead=(second,),
+                operations=[Operation("park", mine.subscription_id, f"{second}/2/1/5", 0)],
+            )
+            for _ in range(2):
+                assert await deliveries.record(mine, batch, lease_ms=30) is not None
+            (account,) = await rig.accounts()
+            assert (account.matched, account.delivered, account.parked) == (2, 1, 1)
+
+            await asyncio.sleep(0.04)
+            (theirs,) = await _own(rig, "them")
+            assert await deliveries.record(mine, replace(batch, serial=2), lease_ms=30) is None
+            assert not await deliveries.release(mine)
+            assert (await rig.accounts())[0].delivered == 1
+            assert theirs.ahead == {second}
+            assert await deliveries.release(theirs)
+            assert len(await _own(rig, "again")) == 1  # something waits, so it stayed ready
+
+    run(main())
+
+
+def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await history(rig, "o-1", 4)
+            await history(rig, "o-2", 2)
+            state = await rig.state("o-2")
+            assert await rig.orders.commit(Commit(state, replace(state, tracking=Tracking.ENDED))) == "ok"
+            pool = open_pool(redis_url, "maintain")
+            slots = Slots(rig.db)
+            pump = MaintainPump(
+                *(rig.db, rig.orders, slots, Bells(rig.db), Ringer(pool), Ledger(rig.db, rig.log)),
+                pumps={"poll": 2, "deliver": 1},
+                lease_s=5,
+                retention_events_s=0.0,
+                retention_orders_s=0.0,
+            )
+            await asyncio.sleep(0.005)
+            await pump.retain()
+            assert await rig.events() == []
+            assert await rig.db.run("HLEN", keys.event_ids(rig.retailer_id)) == 0
+            assert await rig.db.run("LLEN", keys.trail(rig.retailer_id, "o-1")) == 0
+            assert await rig.orders.load(rig.retailer_id, OrderId("o-2")) is None
+            assert await rig.orders.load(rig.retailer_id, OrderId("o-1")) is not None
+
+            assert await slots.take("poll", 1, "somebody", 5_000)
+            await pump.sweep()
+            await pump.sweep()  # the same tick rings the same ids: no second job
+            assert await rig.db.run("ZCARD", "arq:relay:poll") == 1
+            assert await rig.db.run("ZCARD", "arq:relay:deliver") == 1
+            await pump.gauge()
+            await pool.aclose(close_connection_pool=True)
+
+    run(main())
+
+
+def test_a_slot_has_one_pump(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            slots = Slots(rig.db)
+            assert await slots.take("poll", 0, "a", 10_000)
+            assert not await slots.take("poll", 0, "b", 10_000)
+            assert not await slots.renew("poll", 0, "b", 10_000)
+            await slots.release("poll", 0, "b")
+            assert await slots.renew("poll", 0, "a", 10_000)
+            assert await slots.free("poll", 2) == [1]
+            await slots.release("poll", 0, "a")
+            assert await slots.free("poll", 2) == [0, 1]
+            assert await slots.renew("poll", 0, "a", 10_000)  # nobody took it in the meantime
+
+    run(main())
