@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 #: How long a child may take to stop after SIGTERM before it is killed (seconds): a worker's drain is below 10.
 STOP_WITHIN = 20.0
 _PR_SET_PDEATHSIG = 1
+#: Exit status of a child that cannot work as it was set up.
+MISTAKE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class Child:
 
 
 class Group:
-    """Starts children, hands on each line they write, restarts one that dies, and stops all of them."""
+    """Starts children, hands on each line they write, restarts one that dies, and stops all of them.
+
+    `status` is 2 when a child ended for a mistake in its set-up, which ends them all."""
 
     def __init__(self, children: Sequence[Child], on_line: Callable[[str, str], None]) -> None:
         self._children = children
@@ -31,6 +35,7 @@ class Group:
         self._stopping = asyncio.Event()
         self.running: dict[str, asyncio.subprocess.Process] = {}
         self.restarts = 0
+        self.status = 0
 
     async def run(self) -> None:
         """Keep the children running until `stop` or cancellation."""
@@ -70,6 +75,11 @@ class Group:
                 self._on_line(child.name, line.decode("utf-8", "replace").rstrip())
             status = await process.wait()
             if self._stopping.is_set():
+                return
+            if status == MISTAKE:  # it has said what is wrong, and would say it again
+                self.status = status
+                self._stopping.set()
+                await self.stop()
                 return
             self.restarts += 1
             self._on_line(child.name, f"{child.name} ended with status {status}; starting it again")

@@ -1,6 +1,7 @@
 """`python -m workers [poll|deliver|maintain|all]`: one worker process. `relay worker` starts it."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -78,7 +79,14 @@ def main(arguments: list[str]) -> int:
         print(f"relay worker: {error.detail}", file=sys.stderr)
         return 2
     logs.configure(settings.log_format, settings.log_level)
-    uvloop.run(work(KINDS if kind == "all" else (kind,), settings))
+    try:
+        uvloop.run(work(KINDS if kind == "all" else (kind,), settings))
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise
+        where = f"{settings.host}:{settings.metrics_port}"
+        print(f"relay worker: cannot serve metrics on {where}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

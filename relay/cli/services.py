@@ -117,13 +117,11 @@ def _up(options: argparse.Namespace) -> int:
     if settings.redis_url is not None:
         _need(settings, "up", "master_keys", "admin_key")
         wait_for = settings.redis_url
-        uvloop.run(_run_group(settings, given, wait_for))
-        return 0
+        return int(uvloop.run(_run_group(settings, given, wait_for)))
     folder = Path(settings.data)
     with EmbeddedStore(folder) as store:
         given |= {"RELAY_REDIS_URL": store.url, **_kept_keys(settings, folder)}
-        uvloop.run(_run_group(settings, given, store.url))
-    return 0
+        return int(uvloop.run(_run_group(settings, given, store.url)))
 
 
 def _kept_keys(settings: Settings, folder: Path) -> dict[str, str]:
@@ -144,8 +142,8 @@ def _kept_keys(settings: Settings, folder: Path) -> dict[str, str]:
     return kept
 
 
-async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) -> None:
-    """API and workers until SIGTERM or SIGINT."""
+async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) -> int:
+    """API and workers until SIGTERM or SIGINT; the exit status."""
     await _wait_for_redis(redis_url)
     children = [Child("api", ["-m", "relay", "api"], given), Child("worker", ["-m", "workers", "all"], given)]
     group = Group(children, lambda name, line: print(line, file=sys.stderr, flush=True))
@@ -158,6 +156,7 @@ async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) 
     await group.stop()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    return group.status
 
 
 def _api(options: argparse.Namespace) -> int:
@@ -173,7 +172,10 @@ def _api(options: argparse.Namespace) -> int:
         with suppress(asyncio.CancelledError):
             await running
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except OSError as error:
+        raise InvalidSettings(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
     return 0
 
 

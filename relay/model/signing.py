@@ -1,4 +1,4 @@
-"""Standard Webhooks 1.0.0, symmetric scheme `v1`: HMAC-SHA256 over `id.timestamp.body`, keyed by a `whsec_` secret."""
+"""Standard Webhooks 1.0.0: `v1` is HMAC-SHA256 over `id.timestamp.body` under a `whsec_` key; `v1a` is Ed25519."""
 
 import base64
 import binascii
@@ -6,6 +6,8 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relay.errors import InvalidInput
 
@@ -84,3 +86,39 @@ def verify(
     if not any(hmac.compare_digest(a, b) for a in expected for b in given):
         raise VerificationFailed("no signature matches: wrong secret, or the body was changed")
     return id_
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An Ed25519 key of the asymmetric scheme `v1a`: shown as `whsk_` and the base64 of seed and public key."""
+
+    seed: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "SigningKey":
+        """Raises InvalidInput (`invalid_secret`), also when the public half does not belong to the seed."""
+        try:
+            raw = base64.b64decode(text.removeprefix("whsk_"), validate=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+        if not text.startswith("whsk_") or len(raw) != 64:
+            raise _invalid("an Ed25519 key is whsk_ and the base64 of 64 bytes: seed, then public key")
+        key = cls(raw[:32])
+        if key.public_bytes != raw[32:]:
+            raise _invalid("the public half of this Ed25519 key does not belong to its seed")
+        return key
+
+    @property
+    def public_bytes(self) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+
+    @property
+    def public_text(self) -> str:
+        """What a receiver needs; publish it in the API, never in a message."""
+        return "whpk_" + base64.b64encode(self.public_bytes).decode()
+
+    def sign(self, event_id: str, timestamp_s: int, body: bytes) -> str:
+        """One entry of the signature header, beside the `v1` ones: `v1a,` and the base64 of the signature."""
+        content = f"{event_id}.{timestamp_s}.".encode() + body
+        signature = Ed25519PrivateKey.from_private_bytes(self.seed).sign(content)
+        return "v1a," + base64.b64encode(signature).decode()

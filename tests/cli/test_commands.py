@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -232,3 +233,20 @@ def test_the_store_is_told_by_its_url() -> None:
     for url in ("redis+sentinel://", "redis+sentinel://h:x/main", "redis://h:port"):
         with pytest.raises(InvalidSettings):
             Db(open_client(url))
+
+
+@pytest.mark.timeout(60)
+def test_a_port_that_is_taken_is_said_and_ends_the_command(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "relay", "up", "--port", port, "--metrics-port", "0"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=50
+        )
+
+    assert done.returncode == 2
+    assert "cannot listen on" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ import standardwebhooks
 import svix
 
 from relay.errors import InvalidInput
-from relay.model.signing import Secret, VerificationFailed, sign, signed_headers, verify
+from relay.model.signing import Secret, SigningKey, VerificationFailed, sign, signed_headers, verify
 from tests.support.node import install
 
 ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
@@ -158,3 +158,36 @@ def test_the_javascript_library_verifies_ours() -> None:
 
     assert done.stderr == ""
     assert done.stdout.strip() == "evt_x"
+
+
+ASYMMETRIC = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+
+
+def test_the_published_asymmetric_vector() -> None:
+    key = SigningKey.parse(ASYMMETRIC)
+
+    assert key.seed.hex() == "e976ff742707a4f79adb53d2d4df5563f3595bbdb708473becde2b242b9b31b7"
+    assert key.public_text == "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+    assert key.sign(ID, AT, BODY) == (
+        "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+    )
+    assert key.seed.hex() not in repr(key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "whsk_", ASYMMETRIC[:-4], ASYMMETRIC.replace("whsk_", "whsec_"), "whsk_" + "A" * 86 + "==", "whsk_!"],
+)
+def test_bad_asymmetric_keys_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        SigningKey.parse(text)
+
+
+def test_an_asymmetric_signature_beside_ours_disturbs_no_library() -> None:
+    secret, key, now = Secret(os.urandom(32)), SigningKey.parse(ASYMMETRIC), int(time.time())
+    sent = signed_headers("evt_abc", now, BODY, [secret])
+    sent["webhook-signature"] = f"{key.sign('evt_abc', now, BODY)} {sent['webhook-signature']}"
+
+    standardwebhooks.Webhook(secret.text).verify(BODY, sent)
+    svix.Webhook(secret.text).verify(BODY, sent)
+    assert verify(sent, BODY, [secret], now_s=now) == "evt_abc"

@@ -290,3 +290,26 @@ def test_a_stopping_pump_finishes_what_is_in_flight_and_releases(redis_url: str)
             assert rig.receiver.counters.duplicates == 0
 
     run(main())
+
+
+def test_a_receiver_that_refuses_gets_everything_at_the_address_it_has_now(redis_url: str, unused_port: int) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            subscription = await rig.subscribe(url=f"http://127.0.0.1:{unused_port}/nobody")
+            rig.deliver()
+            await history(rig, "o-1", 3)
+
+            async def refused() -> bool:
+                found = await rig.subscriptions.get(rig.retailer_id, subscription.id)
+                return found.last_error is not None and found.last_error["outcome"] == "connect"
+
+            await eventually(refused)
+            assert rig.receipts == []
+            mended = replace(subscription.configuration, url=f"{rig.receiver_url}/mended")
+            await rig.subscriptions.amend(rig.retailer_id, subscription, mended)
+            await eventually(lambda: received(rig, "o-1") == [1, 2, 3])
+            await eventually(rig.idle)
+            await rig.stop()
+            assert await rig.balanced()
+
+    run(main())
