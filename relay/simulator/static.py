@@ -17,8 +17,8 @@ from typing import cast
 
 import msgspec
 
+from relay.serving import listen, run_until_signal
 from relay.simulator.scenario import draft
-from relay.simulator.server import listen, run_until_signal
 from relay.simulator.tokens import SCOPE
 from relay.simulator.world import RESOURCES, Order
 
