@@ -40,8 +40,12 @@ fmt: $(VENV)/.dev ## Format and apply the safe lint fixes
 prism: $(VENV)/.dev ## A minute against an upstream nobody here wrote (needs npm)
 	@PRISM_SECONDS=60 $(BIN)/python -m pytest -q tests/e2e/test_prism.py
 
-bench: $(VENV)/.dev ## Measure polling and delivery beside a naive version and the bare engine
+bench: bench-polling bench-delivery ## Measure polling and delivery beside a naive version and the bare engine
+
+bench-polling: $(VENV)/.dev ## Unchanged polls a second of one worker process
 	@$(BIN)/python -m bench.polling
+
+bench-delivery: $(VENV)/.dev ## Deliveries a second of one worker process, and latency at 100 a second
 	@$(BIN)/python -m bench.delivery
 
 lock: $(VENV)/.dev ## Resolve the dependencies again, with hashes
