@@ -20,6 +20,7 @@ from typing import Protocol
 import httpx
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.response import ResponseBodyReader
 
 #: Deadline of one exchange: DNS, connect, TLS, write, headers and body together, in seconds.
@@ -91,11 +92,15 @@ _CAUSES: tuple[tuple[str, Failure], ...] = (
 class FastEngine:
     """pyreqwest behind `Engine`: connections pooled per host, HTTP/1.1, one total deadline."""
 
-    def __init__(self, *, deadline: float = DEFAULT_DEADLINE, connect_timeout: float = 5.0) -> None:
+    def __init__(
+        self, *, deadline: float = DEFAULT_DEADLINE, connect_timeout: float = 5.0, proxy: str | None = None
+    ) -> None:
+        """`proxy` is the one explicit way through a proxy; proxy variables in the environment have no effect."""
+        builder = ClientBuilder().no_proxy()
+        if proxy is not None:
+            builder = builder.proxy(ProxyBuilder.all(proxy))
         self._client: Client = (
-            ClientBuilder()
-            .no_proxy()
-            .follow_redirects(False)
+            builder.follow_redirects(False)
             .http1_only()
             .gzip(False)
             .brotli(False)

@@ -109,7 +109,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     db = Db(open_client(settings.redis_url))
     pool = open_pool(settings.redis_url, "poll")
     upstream_engine = FastEngine(deadline=settings.upstream_timeout)
-    delivery_engine = FastEngine(deadline=settings.delivery_timeout)
+    delivery_engine = FastEngine(deadline=settings.delivery_timeout, proxy=settings.egress_proxy)
     token_http = httpx.AsyncClient(
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )

@@ -313,3 +313,66 @@ def test_a_receiver_that_refuses_gets_everything_at_the_address_it_has_now(redis
             assert await rig.balanced()
 
     run(main())
+
+
+def test_without_ordering_an_event_waits_for_no_other_of_its_order(redis_url: str) -> None:
+    async def main() -> None:
+        front = Selective("500", set())
+        front.inner = None
+
+        class FailsTheFirst:
+            """Refuses an order's first event for a while, takes everything else."""
+
+            refusing = True
+
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                front.orders = {"o-1"} if self.refusing else set()
+                await front(scope, receive, send)
+
+        gate = FailsTheFirst()
+        async with open_rig(redis_url, gate) as rig:
+            front.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook", ordering="none")
+            rig.deliver(Schedule((1.0, 0.05)))
+            await history(rig, "o-1", 1)
+            await eventually(lambda: front.refused >= 1)
+            gate.refusing = False
+            await change(rig, "o-1", "second")
+            await eventually(lambda: received(rig, "o-1") == [2])
+            await eventually(lambda: received(rig, "o-1") == [2, 1])
+            await eventually(rig.idle)
+            await rig.stop()
+
+            assert rig.receiver.gaps() == []
+            assert await rig.balanced()
+
+    run(main())
+
+
+def test_no_more_posts_at_a_time_than_the_subscription_allows(redis_url: str) -> None:
+    async def main() -> None:
+        most = running = 0
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal most, running
+            if scope["type"] != "http":
+                return
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.02)
+            running -= 1
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        async with open_rig(redis_url, app) as rig:
+            await rig.subscribe(url=f"{rig.upstream_url}/hook", max_in_flight=3)
+            for number in range(20):
+                await history(rig, f"o-{number}", 1)
+            rig.deliver()
+            await eventually(rig.idle)
+            await rig.stop()
+
+            assert most == 3
+            assert await rig.balanced()
+
+    run(main())

@@ -208,3 +208,25 @@ def test_the_engine_serves_httpx_and_httpx_serves_as_an_engine() -> None:
                 await client.get("http://x/gone")
 
     asyncio.run(main())
+
+
+def test_a_configured_proxy_is_used_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await reader.readuntil(b"\r\n\r\n")).splitlines()[0])
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+
+    async def main() -> Answer:
+        async with peer(proxy) as port:
+            monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+            engine = FastEngine(deadline=2, proxy=f"http://127.0.0.1:{port}")
+            try:
+                return await engine.send("POST", "http://shop.example.com/hook", {}, b"{}", limit=10)
+            finally:
+                await engine.aclose()
+
+    answer = asyncio.run(main())
+    assert (answer.status, answer.body) == (200, b"ok"), answer
+    assert seen == [b"POST http://shop.example.com/hook HTTP/1.1"]
