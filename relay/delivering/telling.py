@@ -1,7 +1,10 @@
 """One attempt, two observers: the log line and the metrics."""
 
+from functools import cache
+
 import msgspec
 import structlog
+from prometheus_client import Counter
 
 from relay import metrics
 from relay.delivering.jobs import Job
@@ -11,9 +14,9 @@ from relay.model.retries import Delivered, Outcome, Verdict
 def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, now_ms: int) -> bytes:
     """Tell of one attempt; returns the error to keep with the subscription, empty when there was none."""
     kind = outcome.kind if outcome.kind != "answered" else f"status_{(outcome.status or 0) // 100}xx"
-    metrics.attempts.labels(kind).inc()
+    _attempts(kind).inc()
     metrics.attempt_duration.observe(outcome.duration_ms / 1000)
-    metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
+    _verdicts(type(verdict).__name__.lower()).inc()
     if isinstance(verdict, Delivered):
         metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
         logger.debug("delivery.delivered", event_id=job.entry.event_id, attempt=job.attempts)
@@ -30,3 +33,16 @@ def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, 
     )
     record = {"at_ms": now_ms, "outcome": outcome.kind, "status": outcome.status, "detail": outcome.detail}
     return msgspec.json.encode(record)
+
+
+# Looking a labelled counter up costs several times what counting does; there are a dozen of each.
+
+
+@cache
+def _attempts(kind: str) -> Counter:
+    return metrics.attempts.labels(kind)
+
+
+@cache
+def _verdicts(name: str) -> Counter:
+    return metrics.verdicts.labels(name)
