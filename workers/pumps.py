@@ -10,6 +10,7 @@ import structlog
 
 from relay import metrics
 from relay.errors import StoreUnavailable
+from relay.polling import PollPump
 from workers.context import Process
 
 
@@ -28,8 +29,9 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
     ends_at = time.monotonic() + process.settings.slice
     metrics.pumps_running.labels(kind).inc()
     reason = "failed"
+    work = process.pump(kind)
     try:
-        await process.pump(kind).run(lambda: draining.is_set() or lost.is_set() or time.monotonic() >= ends_at)
+        await work.run(lambda: draining.is_set() or lost.is_set() or time.monotonic() >= ends_at)
         reason = "drained" if draining.is_set() else "lost" if lost.is_set() else "handed over"
     except StoreUnavailable as error:
         reason = "store_unavailable"
@@ -39,6 +41,8 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         await renewing
         metrics.pumps_running.labels(kind).dec()
         metrics.pump_slices.labels(kind, reason).inc()
+        tally = dict(work.tally) if isinstance(work, PollPump) else {}
+        structlog.get_logger("workers").info("pump.slice_ended", kind=kind, slot=slot, reason=reason, **tally)
     if reason != "store_unavailable":
         await process.slots.release(kind, slot, token)
         await process.ringer.ring(kind, slot)

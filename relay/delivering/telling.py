@@ -17,10 +17,6 @@ def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, 
     _attempts(kind).inc()
     metrics.attempt_duration.observe(outcome.duration_ms / 1000)
     _verdicts(type(verdict).__name__.lower()).inc()
-    if isinstance(verdict, Delivered):
-        metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
-        logger.debug("delivery.delivered", event_id=job.entry.event_id, attempt=job.attempts)
-        return b""
     logger.info(
         "delivery.attempted",
         event_id=job.entry.event_id,
@@ -29,8 +25,12 @@ def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, 
         outcome=outcome.kind,
         status=outcome.status,
         detail=outcome.detail,
+        duration_ms=round(outcome.duration_ms, 1),
         verdict=type(verdict).__name__.lower(),
     )
+    if isinstance(verdict, Delivered):
+        metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
+        return b""
     record = {"at_ms": now_ms, "outcome": outcome.kind, "status": outcome.status, "detail": outcome.detail}
     return msgspec.json.encode(record)
 
