@@ -14,6 +14,9 @@ from relay.store import keys
 from relay.store.log import START, Log, ordinal
 from relay.store.redis import Arg, Db
 
+#: Unread events that the summary looks at per subscription: it runs every ten seconds.
+_GLANCE = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -139,7 +142,7 @@ class Ledger:
     async def summary(self) -> tuple[int, int | None, int]:
         """Over all subscriptions, cheaply: events waiting, age of the oldest (ms), and what does not balance.
 
-        Unread events are counted up to 1000 a subscription, without their filters."""
+        Unread events are counted up to 100 a subscription, without their filters: reading more would carry bodies."""
         waiting = imbalance = 0
         oldest: int | None = None
         now_ms = await self._db.now_ms()
@@ -152,7 +155,7 @@ class Ledger:
                     continue
                 heads = await self._db.run_many([["LRANGE", keys.lane(subscription_id, o), 0, 0] for o in lanes])
                 lengths = await self._db.run_many([["LLEN", keys.lane(subscription_id, o)] for o in lanes])
-                unread = await self._log.after(retailer_id, record[b"pos"].decode(), 1000)
+                unread = await self._log.after(retailer_id, record[b"pos"].decode(), _GLANCE)
                 behind = [entry.position for entry in unread if entry.position not in ahead]
                 waiting += sum(lengths) + len(behind)
                 starts = [head[0].decode().split("/")[0] for head in heads if head] + behind[:1]
