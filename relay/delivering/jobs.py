@@ -3,29 +3,42 @@
 from dataclasses import dataclass, field
 
 from relay.delivering.window import Place
-from relay.store.deliveries import Operation
+from relay.model.circuit import Health
+from relay.store.attempts import Attempt
+from relay.store.deliveries import LaneEntry, Notice, Operation
 from relay.store.log import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`in_flight`: posts at a time per subscription. `lease_ms`: how long a lease holds. `drain_s`: how long posts in
-    flight may take to end once told to stop."""
+    flight may take to end once told to stop. `disable_after_s`: a subscription whose endpoint only failed for so long is
+    disabled. `recovery_rate`: events a second that a recovery sends again."""
 
     in_flight: int = 64
     lease_ms: int = 15_000
     drain_s: float = 8.0
+    disable_after_s: float = 120 * 3600.0
+    recovery_rate: int = 50
 
 
 @dataclass(slots=True)
 class Job:
-    """One event owed. `place` is its entry in the window; a job from a parked lane has none."""
+    """One event owed. `place` is its entry in the window; a job from a parked lane has none. `kind` as in LaneEntry;
+    `stands_for` are the relay-sequences that a snapshot replaces."""
 
     entry: Entry
     sequence: int
     place: Place | None
     attempts: int = 0
     first_attempt_ms: int = 0
+    kind: str = ""
+    stands_for: str = ""
+
+    @property
+    def waiting(self) -> LaneEntry:
+        """The job as an entry of a parked lane."""
+        return LaneEntry(self.entry.position, self.sequence, self.attempts, self.first_attempt_ms, self.kind)
 
 
 @dataclass(slots=True)
@@ -33,13 +46,26 @@ class Batch:
     """Results that are not yet written."""
 
     operations: list[Operation] = field(default_factory=list)
+    notes: list[tuple[str, bytes]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     delivered: int = 0
     dead: int = 0
-    last_error: bytes | str = ""
-    gone: bool = False
+    skipped: int = 0
+    replayed: int = 0
+    last_error: str = ""
+    disable: str = ""
+    health: Health | None = None
+    beat_ms: int | None = None
+    wake: bool = False
+    latest: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.operations or self.delivered or self.dead or self.last_error or self.gone)
+        return bool(
+            self.notes or self.operations or self.notices or self.health is not None or self.beat_ms or self.wake
+        )
+
+    def note(self, job: Job, attempt: Attempt) -> None:
+        self.notes.append((job.entry.position, attempt.encode()))
 
 
 class LeaseLost(Exception):

@@ -1,6 +1,7 @@
-"""One attempt, two observers: the log line and the metrics."""
+"""One attempt, three observers: the log line, the metrics, and what is kept with the subscription."""
 
 from functools import cache
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -8,15 +9,20 @@ from prometheus_client import Counter
 
 from relay import metrics
 from relay.delivering.jobs import Job
+from relay.model.orders import JsonObject
 from relay.model.retries import Delivered, Outcome, Verdict
+from relay.store.attempts import Attempt
 
 
-def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, now_ms: int) -> bytes:
-    """Tell of one attempt; returns the error to keep with the subscription, empty when there was none."""
+def attempted(
+    logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, now_ms: int
+) -> Attempt:
+    """Tell of one attempt; returns it as it is kept."""
     kind = outcome.kind if outcome.kind != "answered" else f"status_{(outcome.status or 0) // 100}xx"
+    name = type(verdict).__name__.lower()
     _attempts(kind).inc()
     metrics.attempt_duration.observe(outcome.duration_ms / 1000)
-    _verdicts(type(verdict).__name__.lower()).inc()
+    _verdicts(name).inc()
     logger.info(
         "delivery.attempted",
         event_id=job.entry.event_id,
@@ -26,13 +32,32 @@ def attempted(logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, 
         status=outcome.status,
         detail=outcome.detail,
         duration_ms=round(outcome.duration_ms, 1),
-        verdict=type(verdict).__name__.lower(),
+        verdict=name,
     )
-    if isinstance(verdict, Delivered):
+    if isinstance(verdict, Delivered) and not job.kind:
         metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
-        return b""
-    record = {"at_ms": now_ms, "outcome": outcome.kind, "status": outcome.status, "detail": outcome.detail}
-    return msgspec.json.encode(record)
+    return Attempt(
+        *(job.sequence, job.attempts, now_ms, outcome.kind, outcome.status, outcome.duration_ms, name),
+        error="" if isinstance(verdict, Delivered) else outcome.detail,
+        replay=job.kind == "r",
+    )
+
+
+def last_error(attempt: Attempt) -> str:
+    """The attempt as the subscription shows its last error."""
+    record = {
+        "at_ms": attempt.at_ms,
+        "outcome": attempt.outcome,
+        "status": attempt.status,
+        "detail": attempt.error,
+    }
+    return msgspec.json.encode(record).decode()
+
+
+def about(subscription_id: str, url: str, details: JsonObject) -> JsonObject:
+    """The `data` of an event about a subscription; a query may hold a secret and is left out."""
+    parts = urlsplit(url)
+    return {"subscription_id": subscription_id, "url": f"{parts.scheme}://{parts.netloc}{parts.path}", **details}
 
 
 # Looking a labelled counter up costs several times what counting does; there are a dozen of each.

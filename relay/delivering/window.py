@@ -12,22 +12,26 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Place:
-    """One log entry in the window. `ahead`: Redis knows already that it is settled."""
+    """One log entry in the window. `ahead`: Redis knows already that it is settled. `skipped`: matched, but the retailer
+    chose not to have it."""
 
     position: str
     sequence: int
     matched: bool
     settled: bool = False
     ahead: bool = False
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far the position moved, how many matched entries it passed, and which ahead-marks that made needless."""
+    """How far the position moved, how many matched (and how many of them skipped) entries it passed, and which
+    ahead-marks that made needless."""
 
     position: str
     sequence: int
     matched: int
+    skipped: int
     passed: tuple[str, ...]
     ahead: tuple[str, ...]
 
@@ -49,11 +53,13 @@ class Window:
         """Whether there is something to write: the position can move, or something was settled ahead of it."""
         return bool(self._fresh) or bool(self._places and self._places[0].settled)
 
-    def add(self, position: str, *, matched: bool, ahead: bool) -> Place:
-        """Take in the next entry of the log; a matched one gets the next relay-sequence. Refused ones are settled."""
+    def add(self, position: str, *, matched: bool, ahead: bool, skipped: bool = False) -> Place:
+        """Take in the next entry of the log; a matched one gets the next relay-sequence. What the filters refuse and what
+        the retailer skips is settled at once."""
         if matched:
             self.counted += 1
-        place = Place(position, self.counted, matched, settled=ahead or not matched, ahead=ahead)
+        skipped = skipped and matched and not ahead
+        place = Place(position, self.counted, matched, ahead or skipped or not matched, ahead, skipped)
         self._places.append(place)
         self.read_to = position
         return place
@@ -64,12 +70,13 @@ class Window:
 
     def advance(self) -> Advance:
         """Move the position over what is settled at the front; tell what to write for the rest."""
-        matched = 0
+        matched = skipped = 0
         passed = []
         while self._places and self._places[0].settled:
             place = self._places.popleft()
             self.position, self.sequence = place.position, place.sequence
             matched += place.matched
+            skipped += place.skipped
             if place.ahead:
                 passed.append(place.position)
             place.ahead = True  # no mark is needed any more
@@ -79,4 +86,4 @@ class Window:
                 place.ahead = True
                 ahead.append(place.position)
         self._fresh.clear()
-        return Advance(self.position, self.sequence, matched, tuple(passed), tuple(ahead))
+        return Advance(self.position, self.sequence, matched, skipped, tuple(passed), tuple(ahead))

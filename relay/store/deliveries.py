@@ -1,72 +1,79 @@
 """Owning subscriptions and writing down what was delivered: the deliver pump's side of a subscription.
 
 A subscription is a position in its retailer's log. Everything up to `pos` is settled: delivered, dead, refused by the
-filters, or parked in the lane of its order. `ahead` holds what is settled behind the position, so that a crash repeats
-only what was in flight. `pos_seq` is the relay-sequence of the last matched event at or before the position; the
+filters, skipped, or parked in the lane of its order. `ahead` holds what is settled behind the position, so that a crash
+repeats only what was in flight. `pos_seq` is the relay-sequence of the last matched event at or before the position; the
 numbers behind it follow from the filters, so they are the same whoever counts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 
-from relay.model.filters import Filter
-from relay.model.orders import LaneId, RetailerId, SubscriptionId
+from relay.model.circuit import Health
+from relay.model.orders import EventId, JsonObject, LaneId, RetailerId, SubscriptionId
 from relay.model.signing import Secret
 from relay.store import keys
-from relay.store.log import Entry, ordinal, read_entry
+from relay.store.interest import Interest, read_interest
+from relay.store.log import Entry, read_entry
 from relay.store.redis import Arg, Db
 from relay.vault import Vault
+
+_json = msgspec.json.Encoder()
+
+#: Lanes of what is sent on request begin with this, so that it never holds up what is new.
+ON_REQUEST = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and how to send: what the retailer configured, opened and parsed. `secrets` are those live now."""
+    """Where and how to send: what the retailer configured, opened and parsed. `secrets` are those live now.
+
+    `fold_to`: what lies at or before it and waits is to be folded per order. `enabled_ms`: since when it is enabled.
+    """
 
     url: str
     secrets: tuple[Secret, ...]
     headers: Mapping[str, str]
     payload: str
     ordering: str
+    backlog: str
     max_in_flight: int | None
-    filters: tuple[tuple[tuple[int, int], Filter], ...]
+    rate_limit: float | None
+    heartbeat_s: int | None
+    interest: Interest
     revision: str
-
-    def wants(self, position: str, event_type: str) -> bool:
-        """Whether an event at a position is for this subscription, by the filters in force when it was written."""
-        at = ordinal(position)
-        chosen: Filter | None = None
-        for since, filter_ in self.filters:
-            if since < at:
-                chosen = filter_
-        return chosen is not None and chosen.matches(event_type)
+    enabled_ms: int
+    fold_to: str
 
 
 @dataclass(frozen=True, slots=True)
 class LaneEntry:
-    """One event that waits in a parked lane."""
+    """One event that waits in a parked lane. `kind`: '' as matched, `r` sent on request, `f` a snapshot for several."""
 
     position: str
     sequence: int
     attempts: int
     first_attempt_ms: int
+    kind: str = ""
 
     def encode(self) -> str:
-        return f"{self.position}/{self.sequence}/{self.attempts}/{self.first_attempt_ms}"
+        return f"{self.position}/{self.sequence}/{self.attempts}/{self.first_attempt_ms}/{self.kind}"
 
 
 def decode_lane_entry(raw: bytes) -> LaneEntry:
-    position, sequence, attempts, first = raw.decode().split("/")
-    return LaneEntry(position, int(sequence), int(attempts), int(first))
+    position, sequence, attempts, first, *kind = raw.decode().split("/")
+    return LaneEntry(position, int(sequence), int(attempts), int(first), kind[0] if kind else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
     """A subscription under lease: its fencing token, its target and where delivery stands.
 
-    `parked` maps parked lanes to the time of their next attempt (ms)."""
+    `parked` maps parked lanes to the time of their next attempt (ms). `tat_ms` is when the rate limit lets the next post
+    go, `beat_ms` when the next heartbeat is due."""
 
     subscription_id: SubscriptionId
     retailer_id: RetailerId
@@ -76,34 +83,52 @@ class Owned:
     sequence: int
     ahead: frozenset[str]
     parked: Mapping[LaneId, int]
+    health: Health
+    tat_ms: float = 0.0
+    beat_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One change to a lane: `park`, `pop`, `retry` or `dead` (scripts/progress.lua says what `a` and `b` are)."""
+    """One change to a lane or to the dead letters (scripts/progress.lua says what `a` and `b` are)."""
 
-    kind: Literal["park", "pop", "retry", "dead"]
+    kind: Literal["park", "pop", "retry", "dead", "revive"]
     order_id: LaneId
     a: str
     b: str | int = ""
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """An event about this subscription, for the retailer's other ones."""
+
+    id: EventId
+    type: str
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What one batch achieved. `serial` numbers the batches of one lease, so that a command which redis-py sends twice
-    is applied once. `last_error` is JSON, '-' to clear it, '' to leave it."""
+    is applied once. `counts` are matched, delivered, dead, skipped, replayed; zero is left out. `last_error` is JSON, '-'
+    to clear it, '' to leave it. None, '' and False leave things as they are."""
 
     serial: int
     position: str = ""
     sequence: int = 0
-    matched: int = 0
-    delivered: int = 0
-    dead: int = 0
-    last_error: bytes | str = ""
-    gone: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+    last_error: str = ""
+    disable: str = ""
+    health: Health | None = None
+    tat_ms: float | None = None
+    beat_ms: int | None = None
+    wake: bool = False
+    latest: bool = False
     ahead: Sequence[str] = ()
     passed: Sequence[str] = ()
+    notes: Sequence[tuple[str, bytes]] = ()
     operations: Sequence[Operation] = ()
+    notices: Sequence[Notice] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +138,27 @@ class Recorded:
     now_ms: int
     revision: str
     enabled: bool
+    fold_to: str = ""
     emptied: frozenset[LaneId] = field(default=frozenset())
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The log behind a position, and what may have changed beside it: looked up after the entries, so that while the
+    revision stands its filters are right for them. `rang` counts what was put into lanes from outside; `job` names the
+    running recovery."""
+
+    entries: list[Entry]
+    revision: str
+    rang: str
+    job: str
+
+
 class Deliveries:
-    def __init__(self, db: Db, vault: Vault) -> None:
+    def __init__(self, db: Db, vault: Vault, *, keep_attempts_s: float = 168 * 3600.0) -> None:
         self._db = db
         self._vault = vault
+        self._keep_ms = round(keep_attempts_s * 1000)
 
     async def own(self, limit: int, *, owner: str, lease_ms: int) -> tuple[int, int | None, list[Owned]]:
         """Lease up to `limit` subscriptions with work; returns Redis's time and when there is more (None: nothing)."""
@@ -129,14 +168,17 @@ class Deliveries:
 
     async def record(self, owned: Owned, progress: Progress, *, lease_ms: int) -> Recorded | None:
         """Write a batch and renew the lease; None when the lease is lost, and then nothing was written."""
-        operations: list[Arg] = []
-        for op in progress.operations:
-            operations += [op.kind, op.order_id, op.a, op.b]
         one = owned.subscription_id
-        args: list[Arg] = [one, owned.fence, progress.serial, lease_ms, progress.position, progress.sequence]
-        args += [progress.matched, progress.delivered, progress.dead, progress.last_error, int(progress.gone)]
-        args += [len(progress.ahead), *progress.ahead, len(progress.passed), *progress.passed]
-        args += [len(progress.operations), *operations]
+        args: list[Arg] = [one, owned.fence, progress.serial, _json.encode(self._head(progress, lease_ms))]
+        args += [len(progress.ahead), *progress.ahead, len(progress.passed), *progress.passed, len(progress.notes)]
+        for position, line in progress.notes:
+            args += [position, line]
+        args.append(len(progress.operations))
+        for op in progress.operations:
+            args += [op.kind, op.order_id, op.a, op.b]
+        args.append(len(progress.notices))
+        for notice in progress.notices:
+            args += [notice.id, notice.type, notice.body]
         answer = await self._db.script(
             "progress",
             [keys.subscription(one), keys.ahead(one), keys.lanes(one), keys.dead(one), keys.READY],
@@ -144,23 +186,47 @@ class Deliveries:
         )
         if answer[0] == b"lost":
             return None
-        emptied = frozenset(LaneId(order.decode()) for order in answer[4:])
-        return Recorded(int(answer[1]), _text(answer[2]), answer[3] == b"1", emptied)
+        emptied = frozenset(LaneId(order.decode()) for order in answer[5:])
+        return Recorded(int(answer[1]), _text(answer[2]), answer[3] == b"1", answer[4].decode(), emptied)
 
-    async def read(self, owned: Owned, position: str, limit: int) -> tuple[list[Entry], str]:
-        """Log entries behind a position and the configuration's revision, looked up after them: while that revision
-        stands, its filters are right for these entries. One round trip."""
+    def _head(self, progress: Progress, lease_ms: int) -> JsonObject:
+        head: JsonObject = {"lease": lease_ms, "keep": self._keep_ms}
+        head |= {name: count for name, count in progress.counts.items() if count}
+        if progress.position:
+            head |= {"pos": progress.position, "seq": progress.sequence}
+        if progress.last_error:
+            head["error"] = progress.last_error
+        if progress.disable:
+            head["disable"] = progress.disable
+        if progress.health is not None:
+            head |= {"health": _json.encode(progress.health).decode(), "hold": progress.health.hold_ms}
+        if progress.tat_ms is not None:
+            head["tat"] = progress.tat_ms
+        if progress.beat_ms is not None:
+            head["beat"] = progress.beat_ms
+        if progress.wake:
+            head["wake"] = True
+        if progress.latest:
+            head["latest"] = True
+        return head
+
+    async def look(self, owned: Owned, position: str, limit: int) -> Look:
+        """Log entries behind a position, and what else may have changed. One round trip."""
         commands: list[list[Arg]] = [
             ["XRANGE", keys.log(owned.retailer_id), f"({position}", "+", "COUNT", limit],
-            ["HGET", keys.subscription(owned.subscription_id), "rev"],
+            ["HMGET", keys.subscription(owned.subscription_id), "rev", "rang", "job"],
         ]
-        rows, revision = await self._db.run_many(commands)
-        return [read_entry(row) for row in rows], _text(revision or b"0")
+        rows, (revision, rang, job) = await self._db.run_many(commands)
+        return Look([read_entry(row) for row in rows], _text(revision or b"0"), _text(rang or b""), _text(job or b""))
 
     async def release(self, owned: Owned) -> bool:
         one = owned.subscription_id
         keys_ = [keys.subscription(one), keys.lanes(one), keys.READY]
         return bool(await self._db.script("release", keys_, [one, owned.fence]))
+
+    async def parked(self, subscription_id: SubscriptionId) -> dict[LaneId, int]:
+        """Every parked lane with the time of its next attempt (ms)."""
+        return _lanes(await self._db.run("ZRANGE", keys.lanes(subscription_id), 0, -1, "WITHSCORES"))
 
     async def lanes(
         self, subscription_id: SubscriptionId, lanes: Sequence[LaneId], depth: int
@@ -177,7 +243,6 @@ class Deliveries:
     def _owned(self, id_: bytes, fence: int, record: Any, ahead: Any, lanes: Any, *, now_ms: int) -> Owned:
         subscription_id = SubscriptionId(id_.decode())
         fields = _as_dict(record)
-        parked = {LaneId(lanes[i].decode()): int(float(lanes[i + 1])) for i in range(0, len(lanes), 2)}
         return Owned(
             subscription_id,
             RetailerId(fields[b"retailer"].decode()),
@@ -186,7 +251,10 @@ class Deliveries:
             fields[b"pos"].decode(),
             int(fields[b"pos_seq"]),
             frozenset(position.decode() for position in ahead),
-            parked,
+            _lanes(lanes),
+            read_health(fields),
+            float(fields.get(b"tat", 0)),
+            int(fields.get(b"beat_at", 0)),
         )
 
     def _target(self, subscription_id: SubscriptionId, record: Mapping[bytes, bytes], *, now_ms: int) -> Target:
@@ -198,17 +266,32 @@ class Deliveries:
         headers = {}
         if b"headers" in record:
             headers = msgspec.json.decode(self._vault.open(record[b"headers"], context=f"{where}/headers"))
-        epochs = msgspec.json.decode(record[b"filters"])
         return Target(
-            url=doc["url"],
+            url=record[b"url"].decode(),
             secrets=tuple(Secret.parse(s["secret"]) for s in live),
             headers=headers,
             payload=doc.get("payload") or "full",
             ordering=doc.get("ordering") or "order",
+            backlog=doc.get("backlog") or "all",
             max_in_flight=doc.get("max_in_flight"),
-            filters=tuple((ordinal(since), Filter(tuple(patterns))) for since, patterns in epochs),
+            rate_limit=doc.get("rate_limit"),
+            heartbeat_s=doc.get("heartbeat_seconds"),
+            interest=read_interest(subscription_id, record),
             revision=record.get(b"rev", b"0").decode(),
+            enabled_ms=int(record.get(b"enabled_at") or record[b"created"]),
+            fold_to=record.get(b"fold_to", b"").decode(),
         )
+
+
+def read_health(record: Mapping[bytes, bytes]) -> Health:
+    """The endpoint's health as last written; the hold stands by itself, as changing the URL lifts it."""
+    raw = record.get(b"health")
+    health = Health() if raw is None else msgspec.json.decode(raw, type=Health)
+    return replace(health, hold_ms=int(record.get(b"hold", 0)))
+
+
+def _lanes(flat: Any) -> dict[LaneId, int]:
+    return {LaneId(flat[i].decode()): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
 
 
 def _as_dict(answer: Any) -> dict[bytes, bytes]:

@@ -21,7 +21,8 @@ Orders (an *arm* is `<resource letter>/R/O`)
   token:C:<sha256>       string  minted user token, encrypted, expiring with the token
 
 Log
-  log:R                  stream  i: event id, t: type, o: O, q: sequence, b: body
+  log:R                  stream  i: event id, t: type, o: O, q: sequence, b: body; s: the subscription that an event
+                                 of `subscription.*` is about (then O is empty)
   ids:R                  hash    event id -> stream id
   trail:R:O              list    stream ids of an order's events; index = sequence - 1 (until trimmed)
 
@@ -32,8 +33,15 @@ Subscriptions
   ahead:S                set     stream ids settled ahead of the position
   lanes:S                zset    parked lanes L by next attempt (ms); L is an order's id, or an event's where a
                                  subscription asked for no order
-  lane:S:L               list    `stream id/relay-sequence/attempts/first attempt ms` in order, head first
-  dead:S                 stream  dead letters
+  lane:S:L               list    `stream id/relay-sequence/attempts/first attempt ms/kind` in order, head first; kind is
+                                 empty, `r` (sent on request) or `f` (a snapshot in the place of several).
+                                 What is sent on request has lanes of its own: L begins with U+001F
+  fold:S:L               hash    the snapshot at the head of a lane: i: event id, b: body, n: the relay-sequences it
+                                 stands for, q: its order's sequence
+  dead:S                 zset    dead letters `stream id/reason` by the time of the event (ms)
+  att:S:<n>              hash    stream id -> attempts, one JSON line each (store/attempts.py); n: tens of minutes of the
+                                 event's time, so that old ones expire as a whole
+  jobs:S                 hash    recovery id -> JSON; the running one is named in sub:S
   ready                  zset    S with work, by when it may be claimed (ms); a claimed one's score is its lease's end
 
 Running
@@ -130,6 +138,18 @@ def lane(subscription_id: str, lane_id: str) -> str:
 
 def dead(subscription_id: str) -> str:
     return f"{PREFIX}dead:{subscription_id}"
+
+
+def fold(subscription_id: str, lane_id: str) -> str:
+    return f"{PREFIX}fold:{subscription_id}:{lane_id}"
+
+
+def attempts(subscription_id: str, position: str) -> str:
+    return f"{PREFIX}att:{subscription_id}:{int(position.partition('-')[0]) // 600_000}"
+
+
+def jobs(subscription_id: str) -> str:
+    return f"{PREFIX}jobs:{subscription_id}"
 
 
 def bell(name: str) -> str:

@@ -16,7 +16,9 @@ START = "0-0"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event in the log. `position` is its stream id; `body` the bytes that are stored, signed, sent and pulled."""
+    """One event in the log. `position` is its stream id; `body` the bytes that are stored, signed, sent and pulled.
+
+    `subject` is the subscription that an event of `subscription.*` is about; such an event has no order."""
 
     position: str
     event_id: EventId
@@ -24,6 +26,7 @@ class Entry:
     order_id: OrderId
     sequence: int
     body: bytes = field(repr=False)
+    subject: str = ""
 
     @property
     def committed_ms(self) -> int:
@@ -124,4 +127,5 @@ def read_entry(row: Any) -> Entry:
         order_id=OrderId(named[b"o"].decode()),
         sequence=int(named[b"q"]),
         body=named[b"b"],
+        subject=named.get(b"s", b"").decode(),
     )

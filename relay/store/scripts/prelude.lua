@@ -27,6 +27,30 @@ local function reindex(credential, tat, rate)
   return at
 end
 
+-- The milliseconds of a stream id.
+local function ms_of(position)
+  return string.match(position, '^%d+')
+end
+
+-- What became of the events of ten minutes, for one subscription: small hashes that expire as a whole.
+local function attempts_key(id, position)
+  return P .. 'att:' .. id .. ':' .. string.format('%.0f', math.floor(tonumber(ms_of(position)) / 600000))
+end
+
+-- The last stream id of a log; '0-0' when it is empty.
+local function tail_of(log)
+  local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  return tail[1] and tail[1][1] or '0-0'
+end
+
+-- Whether stream id a is at or behind b.
+local function later(a, b)
+  local ams, an = string.match(a, '^(%d+)-(%d+)$')
+  local bms, bn = string.match(b, '^(%d+)-(%d+)$')
+  ams, an, bms, bn = tonumber(ams), tonumber(an), tonumber(bms), tonumber(bn)
+  return ams > bms or (ams == bms and an >= bn)
+end
+
 -- A wake-up is a hint: a full bell is not filled further, and an unheard one expires.
 local function ring(name, depth)
   local bell = P .. 'bell:' .. name
@@ -37,15 +61,18 @@ local function ring(name, depth)
 end
 
 -- Something may be waiting for these subscriptions. An owned one keeps its lease and its owner is told; any other
--- is due at once, also when it was put off until a retry.
+-- is due at once, also when it was put off until a retry, unless its endpoint is on hold (circuit open, or too fast).
 local function mark_ready(subscriptions, now)
   local unowned = 0
   for _, id in ipairs(subscriptions) do
-    local owner = redis.call('HGET', P .. 'sub:' .. id, 'owner')
-    if owner and owner ~= '' then
+    local held = redis.call('HMGET', P .. 'sub:' .. id, 'owner', 'hold')
+    local hold = tonumber(held[2] or '0')
+    if held[1] and held[1] ~= '' then
       if redis.call('ZADD', P .. 'ready', 'NX', now, id) == 0 then
-        ring(owner, 1)
+        ring(held[1], 1)
       end
+    elseif hold > now then
+      redis.call('ZADD', P .. 'ready', 'LT', string.format('%.0f', hold), id)
     else
       redis.call('ZADD', P .. 'ready', 'LT', now, id)
       unowned = unowned + 1

@@ -15,15 +15,14 @@ for _, other in ipairs(others) do
 end
 local now = now_ms()
 if start == '$' then
-  local tail = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)
-  start = tail[1] and tail[1][1] or '0-0'
+  start = tail_of(KEYS[4])
   -- Retention may have emptied the log: the next event lies behind this moment in any case.
-  if not tail[1] and redis.call('EXISTS', KEYS[4]) == 1 then
+  if start == '0-0' and redis.call('EXISTS', KEYS[4]) == 1 then
     start = string.format('%.0f', now - 1) .. '-0'
   end
 end
 redis.call('HSET', KEYS[1], 'retailer', retailer, 'url', ARGV[5], 'enabled', ARGV[6], 'start', start, 'pos', start,
-  'pos_seq', 0, 'rev', 1, 'created', now, 'filters', '[["' .. start .. '",' .. ARGV[4] .. ']]', unpack(ARGV, 8))
+  'pos_seq', 0, 'rev', 1, 'created', now, 'enabled_at', now, 'filters', '[["' .. start .. '",' .. ARGV[4] .. ']]', unpack(ARGV, 8))
 redis.call('ZADD', KEYS[2], now, id)
 if ARGV[6] == '1' then
   redis.call('SADD', KEYS[3], id)
