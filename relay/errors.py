@@ -7,6 +7,7 @@
     ├── Conflict               the thing exists already or is in another state (HTTP 409)
     ├── Unauthorized           no key, or one that is not known (HTTP 401)
     ├── Forbidden              the key lacks the scope (HTTP 403)
+    ├── RateLimited            too many requests, or too much waits already (HTTP 429)
     ├── UpstreamRefused        the upstream answered a write with an error
     ├── StoreUnavailable       Redis cannot be reached or refuses to write (HTTP 503)
     └── SecretUnreadable       a stored secret opens with none of the master keys
@@ -64,6 +65,16 @@ class Unauthorized(RelayError):
 
 class Forbidden(RelayError):
     code = "forbidden"
+
+
+class RateLimited(RelayError):
+    """Come again in `retry_after_s` seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, retry_after_s: float, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamRefused(RelayError):

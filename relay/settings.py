@@ -129,6 +129,9 @@ TABLE: Mapping[str, Setting] = {
     "poll_pumps": Setting(_whole(1, 64), "2", "poll pumps over all processes"),
     "deliver_pumps": Setting(_whole(1, 64), "2", "deliver pumps over all processes"),
     "delivery_concurrency": Setting(_whole(1, 10_000), "512", "posts in flight per pump"),
+    "host_concurrency": Setting(_whole(1, 10_000), "512", "posts in flight to one host, over all pumps and retailers"),
+    "disable_after": Setting(duration, "120h", "an endpoint that only fails for so long is disabled"),
+    "recovery_rate": Setting(_whole(1, 10_000), "50", "events a second that a recovery sends again"),
     "patience": Setting(duration, "2m", "how long 401, 403 or 404 may last before tracking is suspended"),
     "confirm_after": Setting(duration, "5s", "after this a terminal status is read again"),
     "data": Setting(str, "relay-data", "folder of the embedded store"),
@@ -169,6 +172,9 @@ class Settings:
     poll_pumps: int = 2
     deliver_pumps: int = 2
     delivery_concurrency: int = 512
+    host_concurrency: int = 512
+    disable_after: float = 120 * 3600.0
+    recovery_rate: int = 50
     patience: float = 120.0
     confirm_after: float = 5.0
     data: str = "relay-data"

@@ -9,6 +9,7 @@ import httpx
 from relay.access import TokenBroker, credential_source
 from relay.clock import Clock
 from relay.delivering import DeliverPump
+from relay.delivering.aside import Stores
 from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import EngineTransport, FastEngine
 from relay.maintaining import MaintainPump
@@ -19,11 +20,13 @@ from relay.polling.pump import Limits as PollLimits
 from relay.queue import Ringer, open_pool
 from relay.sender import Sender
 from relay.settings import Settings
+from relay.store.attempts import Attempts
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.orders import Orders
+from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.slots import Slots
@@ -74,14 +77,18 @@ class Process:
     def deliver_pump(self) -> DeliverPump:
         settings = self.settings
         return DeliverPump(
-            self.deliveries,
-            self.log,
+            Stores(self.deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db)),
             Sender(self.delivery_engine),
             self.bells,
             clock=self.clock,
             schedule=settings.schedule,
-            limits=DeliverLimits(lease_ms=round(settings.lease * 1000)),
+            limits=DeliverLimits(
+                lease_ms=round(settings.lease * 1000),
+                disable_after_s=settings.disable_after,
+                recovery_rate=settings.recovery_rate,
+            ),
             concurrency=settings.delivery_concurrency,
+            per_host=max(1, settings.host_concurrency // settings.deliver_pumps),
         )
 
     def maintain_pump(self) -> MaintainPump:
@@ -127,7 +134,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
             broker=TokenBroker(orders, tokens, credential_source(settings, Retailers(db, vault))),
             orders=orders,
             log=Log(db),
-            deliveries=Deliveries(db, vault),
+            deliveries=Deliveries(db, vault, keep_attempts_s=settings.retention_attempts),
             bells=Bells(db),
             slots=Slots(db),
             ringer=Ringer(pool),

@@ -1,5 +1,6 @@
 """Errors as problem documents (RFC 9457) with stable codes."""
 
+import math
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from relay.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    RateLimited,
     RelayError,
     StoreUnavailable,
     Unauthorized,
@@ -22,6 +24,7 @@ _STATUS: tuple[tuple[type[RelayError], int, str], ...] = (
     (Conflict, 409, "Conflict"),
     (Unauthorized, 401, "Unauthorized"),
     (Forbidden, 403, "Forbidden"),
+    (RateLimited, 429, "Too many requests"),
     (StoreUnavailable, 503, "The store is not available"),
     (UpstreamRefused, 502, "The upstream refused"),
 )
@@ -58,6 +61,8 @@ def problem(error: RelayError, request_id: str) -> Response:
     headers = {}
     if status == 503:
         headers["retry-after"] = str(RETRY_AFTER)
+    if isinstance(error, RateLimited):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(msgspec.json.encode(document), status, headers, "application/problem+json")

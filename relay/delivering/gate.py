@@ -1,8 +1,8 @@
 """Whether a subscription's next post may go now: circuit and pause, rate limit, and how many at a time.
 
 How many at a time follows the endpoint (additive increase, multiplicative decrease; Chiu and Jain 1989): it grows with
-successes, fast at first, and is halved by time-outs and by answers that speak of overload. An endpoint that hangs so holds
-few places before its circuit opens.
+successes, fast at first, and is halved by time-outs and by answers that speak of overload. An endpoint that hangs so
+holds few places before its circuit opens.
 """
 
 import random

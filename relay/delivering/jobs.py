@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from relay.delivering.window import Place
 from relay.model.circuit import Health
+from relay.model.orders import LaneId
 from relay.store.attempts import Attempt
 from relay.store.deliveries import LaneEntry, Notice, Operation
 from relay.store.log import Entry
@@ -12,8 +13,8 @@ from relay.store.log import Entry
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`in_flight`: posts at a time per subscription. `lease_ms`: how long a lease holds. `drain_s`: how long posts in
-    flight may take to end once told to stop. `disable_after_s`: a subscription whose endpoint only failed for so long is
-    disabled. `recovery_rate`: events a second that a recovery sends again."""
+    flight may take to end once told to stop. `disable_after_s`: a subscription whose endpoint only failed for so long
+    is disabled. `recovery_rate`: events a second that a recovery sends again."""
 
     in_flight: int = 64
     lease_ms: int = 15_000
@@ -43,7 +44,7 @@ class Job:
 
 @dataclass(slots=True)
 class Batch:
-    """Results that are not yet written."""
+    """Results that are not yet written. `drained` are lanes of which nothing is in memory any more."""
 
     operations: list[Operation] = field(default_factory=list)
     notes: list[tuple[str, bytes]] = field(default_factory=list)
@@ -58,11 +59,10 @@ class Batch:
     beat_ms: int | None = None
     wake: bool = False
     latest: bool = False
+    drained: set[LaneId] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(
-            self.notes or self.operations or self.notices or self.health is not None or self.beat_ms or self.wake
-        )
+        return bool(self.notes or self.operations or self.notices or self.health is not None or self.beat_ms)
 
     def note(self, job: Job, attempt: Attempt) -> None:
         self.notes.append((job.entry.position, attempt.encode()))

@@ -1,7 +1,7 @@
 """The lanes of one subscription: queues in memory, and when the ones that are parked in Redis are due.
 
-A lane is in one of three places: nowhere (its next event makes a queue), in memory (a queue, its head perhaps in flight),
-or parked (in Redis, with the time of its next attempt). Events of a parked lane join it there.
+A lane is in one of three places: nowhere (its next event makes a queue), in memory (a queue, its head perhaps in
+flight), or parked (in Redis, with the time of its next attempt). Events of a parked lane join it there.
 """
 
 import heapq

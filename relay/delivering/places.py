@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 
 class Places:
-    """At most `total` posts at a time, at most `per_host` to one host over all subscriptions, and at most half of all to
-    endpoints whose last attempts failed: however many endpoints hang, the others have the rest.
+    """At most `total` posts at a time, at most `per_host` to one host over all subscriptions, and at most half of all
+    to endpoints whose last attempts failed: however many endpoints hang, the others have the rest.
 
     Who waits is served in turns, a subscription at a time: ten thousand posts that wait for one subscription delay
     another's by one turn.

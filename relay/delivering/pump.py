@@ -7,13 +7,14 @@ from collections.abc import Callable
 import structlog
 
 from relay.clock import Clock
+from relay.delivering.aside import Aside, Stores
 from relay.delivering.jobs import Limits
+from relay.delivering.places import Places
 from relay.delivering.runner import Runner
 from relay.model.retries import Schedule
 from relay.sender import Sender
 from relay.store.bells import Bells
-from relay.store.deliveries import Deliveries, Owned
-from relay.store.log import Log
+from relay.store.deliveries import Owned
 
 #: Subscriptions one pump owns at a time, and takes at a time.
 MOST_OWNED = 256
@@ -27,8 +28,7 @@ class DeliverPump:
 
     def __init__(
         self,
-        deliveries: Deliveries,
-        log: Log,
+        stores: Stores,
         sender: Sender,
         bells: Bells,
         *,
@@ -36,15 +36,16 @@ class DeliverPump:
         schedule: Schedule,
         limits: Limits,
         concurrency: int = 256,
+        per_host: int = 256,
     ) -> None:
-        self._deliveries = deliveries
-        self._log = log
+        """`concurrency` posts are in flight at a time, `per_host` of them to one host."""
+        self._stores = stores
         self._sender = sender
         self._bells = bells
         self._clock = clock
         self._schedule = schedule
         self._limits = limits
-        self._slots = asyncio.Semaphore(concurrency)
+        self._places = Places(concurrency, per_host)
         self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
         self.name = f"deliver-{secrets.token_hex(6)}"
         self._logger = structlog.get_logger("relay.delivering")
@@ -68,7 +69,9 @@ class DeliverPump:
         wait_s = LONGEST_SLEEP
         room = min(AT_ONCE, MOST_OWNED - len(self._runners))
         if room > 0:
-            now_ms, next_ms, owned = await self._deliveries.own(room, owner=self.name, lease_ms=self._limits.lease_ms)
+            now_ms, next_ms, owned = await self._stores.deliveries.own(
+                room, owner=self.name, lease_ms=self._limits.lease_ms
+            )
             self._clock.anchor(now_ms)
             for one in owned:
                 self._start(one)
@@ -81,12 +84,10 @@ class DeliverPump:
                 runner.ring()
 
     def _start(self, owned: Owned) -> None:
+        rate = self._limits.recovery_rate
+        aside = Aside(owned, self._stores, self._sender, clock=self._clock, recovery_rate=rate)
         runner = Runner(
-            owned,
-            self._deliveries,
-            self._log,
-            self._sender,
-            self._slots,
+            *(owned, self._stores.deliveries, self._sender, aside, self._places),
             clock=self._clock,
             schedule=self._schedule,
             limits=self._limits,

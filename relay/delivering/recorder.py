@@ -1,4 +1,5 @@
-"""Writing down what a runner achieved: gathered for some tens of milliseconds, then one script, which renews the lease."""
+"""Writing down what a runner achieved: gathered for some tens of milliseconds, then one script, which renews the
+lease."""
 
 import asyncio
 import time
@@ -80,6 +81,13 @@ class Recorder:
             self.lost = True
         finally:
             self._wake()
+
+    async def flush(self) -> None:
+        """Return when all that was gathered until now is written. Raises LeaseLost."""
+        async with self._writing:
+            pass
+        if self.pending:
+            await self.write()
 
     async def write(self) -> None:
         """Write what is gathered. Raises LeaseLost, and then nothing was written."""

@@ -1,12 +1,12 @@
 """One owned subscription at work: read ahead, one lane per order, post, judge, park, record.
 
-    log ──read──▶ window ──▶ lanes in memory (a queue an order) ──gate──▶ post ──▶ judge ──▶ delivered, parked, dead, gone
+    log ──read──▶ window ──▶ lanes in memory (one an order) ──gate──▶ post ──▶ judge ──▶ delivered, parked, dead, gone
                                   ▲                                                          │
                     parked lanes in Redis, when due ◀────────── park: the failed event, then the rest of its order
 
 An order has at most one event in flight. While its lane is parked in Redis, events of that order join the lane's end
-there; other orders flow on. While the endpoint's circuit is open or it asked for a pause, nothing is read or sent but one
-probe. All bookkeeping is collected and written by one script every few tens of milliseconds.
+there; other orders flow on. While the endpoint's circuit is open or it asked for a pause, nothing is read or sent but
+one probe. All bookkeeping is collected and written by one script every few tens of milliseconds.
 """
 
 import asyncio
@@ -18,8 +18,7 @@ import structlog
 
 from relay import metrics
 from relay.clock import Clock
-from relay.delivering import telling
-from relay.delivering.aside import Aside
+from relay.delivering.aside import Aside, Waiting
 from relay.delivering.gate import Gate
 from relay.delivering.jobs import Batch, Job, LeaseLost, Limits
 from relay.delivering.lanes import Lanes
@@ -33,7 +32,7 @@ from relay.model.retries import Schedule
 from relay.sender import Message, Sender
 from relay.store.attempts import Attempt
 from relay.store.deliveries import Deliveries, LaneEntry, Operation, Owned, Recorded
-from relay.store.log import Entry, Log, ordinal
+from relay.store.log import Entry, ordinal
 
 #: Entries of the log between the position and the furthest read: bounds what is in memory and settled ahead.
 WINDOW = 1_000
@@ -41,6 +40,8 @@ READ = 200
 #: Events of one parked lane, and lanes, that are fetched at a time.
 LANE_DEPTH = 50
 LANES_AT_ONCE = 32
+#: How long a lane waits for the log to be read on (ms).
+READ_ON = 20
 #: How long a subscription without work stays owned: events in quick succession then need no new lease (seconds).
 LINGER = 1.0
 
@@ -50,7 +51,6 @@ class Runner:
         self,
         owned: Owned,
         deliveries: Deliveries,
-        log: Log,
         sender: Sender,
         aside: Aside,
         places: Places,
@@ -63,7 +63,6 @@ class Runner:
         self._owned = owned
         self._target = owned.target
         self._deliveries = deliveries
-        self._log = log
         self._sender = sender
         self._aside = aside
         self._places = places
@@ -92,7 +91,7 @@ class Runner:
         )
         self._in_flight: set[asyncio.Task[None]] = set()
         self._fold_to = owned.target.fold_to
-        self._rang: str | None = None
+        self._rang = owned.rang
         self._job = ""
         self._beat_ms = owned.beat_ms
         self._exhausted = False
@@ -149,9 +148,10 @@ class Runner:
         if not blocked:
             await self._load_lanes()
             if self._job and self._gate.closed:
-                self._job = await self._aside.recover(self._owned, self._window.position, self._lanes, self._job)
+                self._job = await self._aside.recover(self._target, self._window.position, self._lanes, self._job)
             if self._gate.closed and self._target.heartbeat_s and self._clock.now_ms() >= self._beat_ms:
-                self._beat()
+                self._plan_beat(self._target.heartbeat_s)
+                self._spawn(self._beat())
         self._dispatch()
 
     async def _finish(self) -> None:
@@ -177,9 +177,8 @@ class Runner:
             if look.revision != self._target.revision:
                 await self._reload()
             if look.rang != self._rang:
-                if self._rang is not None:
-                    self._lanes.merge(await self._deliveries.parked(self._owned.subscription_id))
                 self._rang = look.rang
+                self._lanes.merge(await self._deliveries.parked(self._owned.subscription_id))
             self._job = look.job
             if blocked:
                 self._unread = bool(look.entries)
@@ -222,7 +221,7 @@ class Runner:
     def _park_for_folding(self) -> None:
         """The endpoint works again and only the latest state is wanted: once nothing is in flight, what is queued in
         memory goes to its lanes in Redis, to be folded there."""
-        if self._in_flight or not self._settling.fold_known:
+        if self._in_flight or self._settling.fold_to is None:
             return
         self._fold_to, self._settling.folding = self._settling.fold_to, False
         self._lanes.forget_runnable()
@@ -245,25 +244,39 @@ class Runner:
             chosen = [] if earliest is None else [earliest]
         if not chosen:
             return
-        loaded = await self._aside.load(self._owned, chosen, LANE_DEPTH, self._fold_to)
-        for lane, entries in zip(chosen, loaded, strict=True):
-            jobs: list[Job] = []
-            for waiting, entry, stands_for in entries:
-                if entry is None:
-                    self._expire(lane, waiting)
-                elif waiting.kind != "r" and self._target.interest.skipped(waiting.position):
-                    self._skip(lane, waiting, entry)
-                else:
-                    jobs.append(
-                        Job(
-                            *(entry, waiting.sequence, None, waiting.attempts, waiting.first_attempt_ms, waiting.kind),
-                            stands_for,
-                        )
-                    )
-            if jobs:
-                self._lanes.add(lane, jobs)
+        if self._fold_to:
+            chosen = [lane for lane in chosen if await self._fold(lane)]
+        loaded = await self._aside.load(chosen, LANE_DEPTH)
+        for lane, waiting in zip(chosen, loaded, strict=True):
+            self._enqueue(lane, waiting)
+
+    async def _fold(self, lane: LaneId) -> bool:
+        """Fold a lane where that is wanted; False when the log has to be read further first."""
+        read_to = self._window.read_to
+        await self._recorder.flush()  # what was read is in its lane then
+        notes = await self._aside.fold(lane, fold_to=self._fold_to, read_to=read_to)
+        if notes is None:
+            self._lanes.sleep(lane, self._clock.now_ms() + READ_ON)
+            self._exhausted = False
+            return False
+        self._recorder.batch.notes += notes
+        return True
+
+    def _enqueue(self, lane: LaneId, loaded: list[Waiting]) -> None:
+        jobs: list[Job] = []
+        for one in loaded:
+            at = one.at
+            if one.entry is None:
+                self._expire(lane, at)
+            elif at.kind != "r" and self._target.interest.skipped(at.position):
+                self._skip(lane, at, one.entry)
             else:
-                self._settling.drain(lane)
+                fields = (one.entry, at.sequence, None, at.attempts, at.first_attempt_ms, at.kind, one.stands_for)
+                jobs.append(Job(*fields))
+        if jobs:
+            self._lanes.add(lane, jobs)
+        else:
+            self._settling.drain(lane)
 
     def _expire(self, lane: LaneId, waiting: LaneEntry) -> None:
         """Retention took the event before it could be delivered: a dead letter, never silence."""
@@ -291,6 +304,8 @@ class Runner:
                 return
             lane = self._lanes.runnable.popleft()
             self._gate.pass_through(lane, now_ms)
+            if self._gate.probe == lane:
+                self._recorder.batch.health = self._gate.health
             self._spawn(self._deliver(lane, self._lanes.head(lane)))
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
@@ -333,15 +348,18 @@ class Runner:
             )
         self._settling.settle(lane, job, outcome, now_ms, target)
 
-    def _beat(self) -> None:
-        assert self._target.heartbeat_s is not None
-        now_ms = self._clock.now_ms()
-        self._beat_ms = self._recorder.batch.beat_ms = now_ms + self._target.heartbeat_s * 1000
-        self._spawn(self._aside.beat(self._owned, self._target, self._settling.highest, self._lanes, now_ms))
+    def _plan_beat(self, every_s: int) -> None:
+        self._beat_ms = self._recorder.batch.beat_ms = self._clock.now_ms() + every_s * 1000
+
+    async def _beat(self) -> None:
+        target = self._target
+        async with self._places.hold(self._owned.subscription_id, target.host, doubtful=False):
+            if self._recorder.leased and not self._recorder.lost:
+                await self._aside.beat(target, self._settling.highest, self._window.unsettled, list(self._lanes.parked))
 
     def _recorded(self, batch: Batch, recorded: Recorded) -> None:
         """A batch was written: lanes that are empty in Redis are ordinary ones again."""
-        self._settling.recorded(batch, recorded, self._recorder.batch)
+        self._settling.recorded(batch, recorded)
         if not recorded.enabled:
             self._stopping = True
         self._wake.set()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Place:
-    """One log entry in the window. `ahead`: Redis knows already that it is settled. `skipped`: matched, but the retailer
-    chose not to have it."""
+    """One log entry in the window. `ahead`: Redis knows already that it is settled. `skipped`: matched, but the
+    retailer chose not to have it."""
 
     position: str
     sequence: int
@@ -53,9 +53,14 @@ class Window:
         """Whether there is something to write: the position can move, or something was settled ahead of it."""
         return bool(self._fresh) or bool(self._places and self._places[0].settled)
 
+    @property
+    def unsettled(self) -> int | None:
+        """The first relay-sequence in the window that is not settled."""
+        return next((place.sequence for place in self._places if not place.settled), None)
+
     def add(self, position: str, *, matched: bool, ahead: bool, skipped: bool = False) -> Place:
-        """Take in the next entry of the log; a matched one gets the next relay-sequence. What the filters refuse and what
-        the retailer skips is settled at once."""
+        """Take in the next entry of the log; a matched one gets the next relay-sequence. What the filters refuse and
+        what the retailer skips is settled at once."""
         if matched:
             self.counted += 1
         skipped = skipped and matched and not ahead

@@ -32,7 +32,8 @@ class Health:
     """An endpoint as its attempts since the last success show it.
 
     `lanes` are the different lanes that failed since then, at most OPEN_AFTER. `since_ms` is the first failure since
-    then. `hold_ms`: nothing is sent before (Redis time). `told`: the retailer was told that it is failing.
+    then. `hold_ms`: nothing is sent before (Redis time). `told`: the retailer was told that it is failing;
+    `mourned_ms`: when it was last told of an event that was given up.
     """
 
     circuit: Circuit = "closed"
@@ -42,6 +43,7 @@ class Health:
     throttles: int = 0
     hold_ms: int = 0
     told: bool = False
+    mourned_ms: int = 0
 
     @property
     def doubtful(self) -> bool:
@@ -50,10 +52,11 @@ class Health:
 
 
 def succeeded(health: Health, *, now_ms: int) -> Health:
-    """After a 2xx: the circuit is closed and the clock of failure cleared. A pause that the endpoint asked for stays."""
+    """After a 2xx: the circuit is closed and the clock of failure cleared. A pause that the endpoint asked for
+    stays."""
     if health.circuit == "closed" and health.hold_ms > now_ms:
-        return Health(hold_ms=health.hold_ms, throttles=health.throttles)
-    return Health()
+        return Health(hold_ms=health.hold_ms, throttles=health.throttles, mourned_ms=health.mourned_ms)
+    return Health(mourned_ms=health.mourned_ms)
 
 
 def failed(

@@ -87,9 +87,44 @@ def resumed(state: OrderState, *, now_ms: int, observed_ms: int, reason: str = "
     return _event(state, "order.tracking_resumed", state.sequence + 1, details, details, now_ms, observed_ms)
 
 
+def folded(state: OrderState, first: int, last: int, *, now_ms: int) -> Event:
+    """`order.snapshot`: the whole order as it is now, in the place of its events from sequence `first` to `last`."""
+    details: JsonObject = {"stands_for": {"first": first, "last": last}, "tracking": state.tracking.value}
+    details |= _parts(state.snapshot)
+    observed_ms = max(state.read_at_ms.values(), default=now_ms)
+    return _event(state, "order.snapshot", state.sequence, details, details, now_ms, observed_ms)
+
+
+def notice(subscription_id: str, event_type: str, data: JsonObject, *, now_ms: int) -> Event:
+    """An event about a subscription (`subscription.*`): it has no order and no sequence of its own."""
+    return _aside(event_type, [subscription_id, event_type, now_ms, data], data, now_ms)
+
+
+def heartbeat(subscription_id: str, last_sequence: int, oldest_waiting: int | None, *, now_ms: int) -> Event:
+    """`webhook.heartbeat`: every relay-sequence up to `last_sequence` was sent or waits; nothing below `oldest_waiting`
+    (None: nothing at all) waits any more."""
+    data: JsonObject = {
+        "subscription_id": subscription_id,
+        "last_sequence": last_sequence,
+        "oldest_waiting_sequence": oldest_waiting,
+    }
+    return _aside("webhook.heartbeat", [subscription_id, now_ms, data], data, now_ms)
+
+
+def _aside(event_type: str, content: Json, data: JsonObject, now_ms: int) -> Event:
+    id_ = event_id("", "", 0, 0, event_type, content)
+    return Event(id_, event_type, OrderId(""), 0, _body(id_, event_type, now_ms, data))
+
+
 def _whole(
     state: OrderState, event_type: str, snapshot: Snapshot, details: JsonObject, now_ms: int, observed_ms: int
 ) -> Event:
+    details = {**details, **_parts(snapshot)}
+    return _event(state, event_type, state.sequence + 1, details, details, now_ms, observed_ms)
+
+
+def _parts(snapshot: Snapshot) -> JsonObject:
+    """Handling, items and messages side by side, and what stands beside the lists under `extras`."""
     parts: dict[str, Any] = {"order": snapshot.handling, "items": None, "messages": None}
     extras = {}
     for resource in (Resource.ITEMS, Resource.MESSAGES):
@@ -100,8 +135,7 @@ def _whole(
                 extras[resource.value] = beside
     if extras:
         parts["extras"] = extras
-    details = {**details, **parts}
-    return _event(state, event_type, state.sequence + 1, details, details, now_ms, observed_ms)
+    return parts
 
 
 def _event(

@@ -43,12 +43,15 @@ class Fold:
         data = event["data"]
         if event["id"] in self.seen:
             return Taken.REPEATED
-        if data["sequence"] != self.sequence + 1:
+        first = data.get("stands_for", {}).get("first", data["sequence"])
+        if not first <= self.sequence + 1 <= data["sequence"]:
             return Taken.OUT_OF_ORDER
         self.seen.add(event["id"])
         self.sequence = data["sequence"]
         kind = event["type"]
-        if kind == "order.tracking_started":
+        if kind == "order.snapshot":
+            self.ended = data["tracking"] == "ended"
+        if kind in ("order.tracking_started", "order.snapshot"):
             self._start(data)
         elif kind == "order.tracking_ended":
             self.ended = True
@@ -58,9 +61,9 @@ class Fold:
 
     def _start(self, data: JsonObject) -> None:
         self.started = True
-        self.handling = data["order"]
+        self.handling = data["order"] or {}
         for resource in self.entries:
-            self.entries[resource] = keyed(data[resource.value])
+            self.entries[resource] = keyed(data[resource.value] or [])
             self.extras[resource] = data.get("extras", {}).get(resource.value, {})
 
     def _move(self, kind: str, data: JsonObject) -> None:

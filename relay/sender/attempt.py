@@ -18,13 +18,16 @@ USER_AGENT = f"post-checkout-relay/{__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An event on its way to one subscription. `sequence` is the relay-sequence, `attempt` counts from 1."""
+    """An event on its way to one subscription. `sequence` is the relay-sequence, 0 for what has none (tests,
+    heartbeats, and what is sent again although it was never the subscription's); `attempt` counts from 1; `stands_for`
+    are the relay-sequences that a snapshot replaces, as `3,5-7`."""
 
     event_id: str
     body: bytes = field(repr=False)
     sequence: int
     attempt: int
     replay: bool = False
+    stands_for: str = ""
 
 
 class Sender:
@@ -40,10 +43,13 @@ class Sender:
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "accept-encoding": "identity",
-            "relay-sequence": str(message.sequence),
             "relay-attempt": str(message.attempt),
             **signed_headers(message.event_id, now_s, message.body, secrets),
         }
+        if message.sequence:
+            all_headers["relay-sequence"] = str(message.sequence)
+        if message.stands_for:
+            all_headers["relay-stands-for"] = message.stands_for
         if message.replay:
             all_headers["relay-replay"] = "true"
         answer = await self._engine.send("POST", url, all_headers, message.body, limit=ANSWER_LIMIT)

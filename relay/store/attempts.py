@@ -1,8 +1,8 @@
 """What became of each event at each subscription: one JSON line an attempt, in hashes that expire as a whole.
 
-A line is [relay-sequence, number of the attempt, when (ms), outcome, status or null, duration (ms), verdict, error, 1 for
-what was sent on request]. The pump's batch script appends it; `RELAY_RETENTION_ATTEMPTS` after the last one the hash is
-gone. An event that was delivered needs about 65 bytes.
+A line is [relay-sequence, number of the attempt, when (ms), outcome, status or null, duration (ms), verdict, error, 1
+for what was sent on request]. The pump's batch script appends it; `RELAY_RETENTION_ATTEMPTS` after the last one the
+hash is gone. An event that was delivered needs about 65 bytes.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ _json = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One POST and what came of it. `verdict`: delivered, retry, dead, gone, or skipped (folded into a snapshot, or left
-    out by the retailer), in which case nothing was sent."""
+    """One POST and what came of it. `verdict`: delivered, retry, dead, gone, or skipped (folded into a snapshot, or
+    left out by the retailer), in which case nothing was sent."""
 
     sequence: int
     number: int
@@ -45,8 +45,9 @@ def decode_attempts(raw: bytes | None) -> list[Attempt]:
     """All lines of one event, oldest first."""
     found = []
     for line in (raw or b"").splitlines():
-        fields = msgspec.json.decode(line)
-        found.append(Attempt(*fields[:7], *fields[7:8], replay=len(fields) > 8))
+        sequence, number, at_ms, outcome, status, duration_ms, verdict, *more = msgspec.json.decode(line)
+        error, replay = (more[0] if more else ""), len(more) > 1
+        found.append(Attempt(sequence, number, at_ms, outcome, status, duration_ms, verdict, error, replay))
     return found
 
 

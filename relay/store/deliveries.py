@@ -2,13 +2,14 @@
 
 A subscription is a position in its retailer's log. Everything up to `pos` is settled: delivered, dead, refused by the
 filters, skipped, or parked in the lane of its order. `ahead` holds what is settled behind the position, so that a crash
-repeats only what was in flight. `pos_seq` is the relay-sequence of the last matched event at or before the position; the
-numbers behind it follow from the filters, so they are the same whoever counts.
+repeats only what was in flight. `pos_seq` is the relay-sequence of the last matched event at or before the position;
+the numbers behind it follow from the filters, so they are the same whoever counts.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -35,6 +36,7 @@ class Target:
     """
 
     url: str
+    host: str
     secrets: tuple[Secret, ...]
     headers: Mapping[str, str]
     payload: str
@@ -72,8 +74,8 @@ def decode_lane_entry(raw: bytes) -> LaneEntry:
 class Owned:
     """A subscription under lease: its fencing token, its target and where delivery stands.
 
-    `parked` maps parked lanes to the time of their next attempt (ms). `tat_ms` is when the rate limit lets the next post
-    go, `beat_ms` when the next heartbeat is due."""
+    `parked` maps parked lanes to the time of their next attempt (ms). `tat_ms` is when the rate limit lets the next
+    post go, `beat_ms` when the next heartbeat is due."""
 
     subscription_id: SubscriptionId
     retailer_id: RetailerId
@@ -83,6 +85,7 @@ class Owned:
     sequence: int
     ahead: frozenset[str]
     parked: Mapping[LaneId, int]
+    rang: str
     health: Health
     tat_ms: float = 0.0
     beat_ms: int = 0
@@ -99,6 +102,16 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class Folded:
+    """A snapshot at the head of a lane. `stands_for` are the relay-sequences it replaces, `sequence` its order's."""
+
+    event_id: EventId
+    body: bytes = field(repr=False)
+    stands_for: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """An event about this subscription, for the retailer's other ones."""
 
@@ -110,8 +123,8 @@ class Notice:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What one batch achieved. `serial` numbers the batches of one lease, so that a command which redis-py sends twice
-    is applied once. `counts` are matched, delivered, dead, skipped, replayed; zero is left out. `last_error` is JSON, '-'
-    to clear it, '' to leave it. None, '' and False leave things as they are."""
+    is applied once. `counts` are matched, delivered, dead, skipped, replayed; zero is left out. `last_error` is JSON,
+    '-' to clear it, '' to leave it. None, '' and False leave things as they are."""
 
     serial: int
     position: str = ""
@@ -231,9 +244,28 @@ class Deliveries:
     async def lanes(
         self, subscription_id: SubscriptionId, lanes: Sequence[LaneId], depth: int
     ) -> list[list[LaneEntry]]:
-        """The first `depth` entries of each lane, in one round trip."""
+        """The first `depth` entries of each lane (0: all of them), in one round trip."""
         commands: list[list[Arg]] = [["LRANGE", keys.lane(subscription_id, o), 0, depth - 1] for o in lanes]
         return [[decode_lane_entry(raw) for raw in lane] for lane in await self._db.run_many(commands)]
+
+    async def folded(self, subscription_id: SubscriptionId, lanes: Sequence[LaneId]) -> dict[LaneId, Folded]:
+        """The snapshots at the heads of lanes."""
+        answers = await self._db.run_many([["HMGET", keys.fold(subscription_id, o), *"ibnq"] for o in lanes])
+        return {
+            lane: Folded(EventId(id_.decode()), body, n.decode(), int(q))
+            for lane, (id_, body, n, q) in zip(lanes, answers, strict=True)
+            if id_ is not None
+        }
+
+    async def fold(
+        self, owned: Owned, lane: LaneId, entries: Sequence[LaneEntry], head: LaneEntry, snapshot: Folded
+    ) -> bool:
+        """Put a snapshot in the place of a lane's first entries; False when they are not its first any more."""
+        one = owned.subscription_id
+        key_list = [keys.subscription(one), keys.lane(one, lane), keys.fold(one, lane)]
+        args: list[Arg] = [owned.fence, len(entries), entries[-1].encode(), head.encode()]
+        args += [snapshot.event_id, snapshot.body, snapshot.stands_for, snapshot.sequence]
+        return bool(await self._db.script("fold", key_list, args))
 
     async def target(self, subscription_id: SubscriptionId, *, now_ms: int) -> Target | None:
         """The configuration as it is now; None when the subscription is gone."""
@@ -252,6 +284,7 @@ class Deliveries:
             int(fields[b"pos_seq"]),
             frozenset(position.decode() for position in ahead),
             _lanes(lanes),
+            fields.get(b"rang", b"").decode(),
             read_health(fields),
             float(fields.get(b"tat", 0)),
             int(fields.get(b"beat_at", 0)),
@@ -268,6 +301,7 @@ class Deliveries:
             headers = msgspec.json.decode(self._vault.open(record[b"headers"], context=f"{where}/headers"))
         return Target(
             url=record[b"url"].decode(),
+            host=urlsplit(record[b"url"].decode()).netloc,
             secrets=tuple(Secret.parse(s["secret"]) for s in live),
             headers=headers,
             payload=doc.get("payload") or "full",

@@ -39,8 +39,8 @@ Subscriptions
   fold:S:L               hash    the snapshot at the head of a lane: i: event id, b: body, n: the relay-sequences it
                                  stands for, q: its order's sequence
   dead:S                 zset    dead letters `stream id/reason` by the time of the event (ms)
-  att:S:<n>              hash    stream id -> attempts, one JSON line each (store/attempts.py); n: tens of minutes of the
-                                 event's time, so that old ones expire as a whole
+  att:S:<n>              hash    stream id -> attempts, one JSON line each (store/attempts.py); n: tens of minutes of
+  the event's time, so that old ones expire as a whole
   jobs:S                 hash    recovery id -> JSON; the running one is named in sub:S
   ready                  zset    S with work, by when it may be claimed (ms); a claimed one's score is its lease's end
 

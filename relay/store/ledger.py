@@ -1,16 +1,16 @@
-"""Promise 7: for every subscription, events matched = delivered + waiting + dead.
+"""Promise 7: for every subscription, events matched = delivered + waiting + dead + skipped.
 
 The counters are kept by the deliver pump. What is checked against them is counted anew: the lanes as they stand, the
 marks ahead of the position, and, as far back as the log reaches, the log itself under the filters in force.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
-
-from relay.model.filters import Filter
 from relay.model.orders import RetailerId, SubscriptionId
 from relay.store import keys
+from relay.store.deliveries import ON_REQUEST
+from relay.store.interest import Interest, read_interest
 from relay.store.log import START, Log, ordinal
 from relay.store.redis import Arg, Db
 
@@ -20,7 +20,8 @@ _GLANCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One subscription's ledger. `unread` are matched events behind the position, not settled ahead.
+    """One subscription's ledger. `unread` are matched events behind the position, not settled ahead; `skipped` are
+    those that the retailer left out, or that a snapshot stands for.
 
     `recounted` is the number of matched events between start and position found in the log itself; None where
     retention or a filter has taken the means to count them. `problems` says in words what does not add up.
@@ -31,6 +32,7 @@ class Account:
     matched: int
     delivered: int
     dead: int
+    skipped: int
     parked: int
     unread: int
     recounted: int | None
@@ -58,33 +60,36 @@ class Ledger:
     async def _account(self, retailer_id: RetailerId, subscription_id: SubscriptionId) -> Account:
         record, ahead, lanes = await self._books(subscription_id)
         lengths = await self._db.run_many([["LLEN", keys.lane(subscription_id, lane)] for lane in lanes])
-        matched, delivered, dead = (int(record.get(name, b"0")) for name in (b"matched", b"delivered", b"dead"))
+        matched, delivered, dead, skipped = _counts(record)
         start, position = record[b"start"].decode(), record[b"pos"].decode()
-        epochs = [(ordinal(since), Filter(tuple(p))) for since, p in msgspec.json.decode(record[b"filters"])]
-        recounted, unread, whole = await self._recount(retailer_id, start, position, ahead, epochs)
+        interest = read_interest(subscription_id, record)
+        recounted, unread, whole = await self._recount(retailer_id, start, position, ahead, interest)
+        whole = whole and b"pruned" not in record
         parked = sum(lengths)
         problems = []
-        if matched + len(ahead) != delivered + dead + parked:
+        if matched + len(ahead) != delivered + dead + skipped + parked:
             problems.append(
                 f"{matched} matched up to the position and {len(ahead)} ahead of it, but {delivered} delivered,"
-                f" {dead} dead and {parked} parked"
+                f" {dead} dead, {skipped} skipped and {parked} parked"
             )
         if whole and recounted != matched:
             problems.append(f"the log holds {recounted} matching events up to the position, {matched} were counted")
         return Account(
-            *(retailer_id, subscription_id, matched + len(ahead), delivered, dead, parked, unread),
+            *(retailer_id, subscription_id, matched + len(ahead), delivered, dead, skipped, parked, unread),
             recounted if whole else None,
             tuple(problems),
         )
 
     async def _books(self, subscription_id: SubscriptionId) -> tuple[dict[bytes, bytes], set[str], list[str]]:
-        """Hash, marks ahead and lanes at one moment: in a transaction, as pumps go on writing."""
+        """Hash, marks ahead and lanes at one moment: in a transaction, as pumps go on writing. What is sent again on
+        request is no part of the books: it was counted before."""
         pipeline = self._db.client.pipeline(transaction=True)
         pipeline.hgetall(keys.subscription(subscription_id))
         pipeline.smembers(keys.ahead(subscription_id))
         pipeline.zrange(keys.lanes(subscription_id), 0, -1)
         record, ahead, lanes = await pipeline.execute()
-        return record, {raw.decode() for raw in ahead}, [raw.decode() for raw in lanes]
+        names = [raw.decode() for raw in lanes]
+        return record, {raw.decode() for raw in ahead}, [one for one in names if not one.startswith(ON_REQUEST)]
 
     async def _recount(
         self,
@@ -92,7 +97,7 @@ class Ledger:
         start: str,
         position: str,
         ahead: set[str],
-        epochs: list[tuple[tuple[int, int], Filter]],
+        interest: Interest,
     ) -> tuple[int, int, bool]:
         """Matching events up to the position, unread ones behind it, and whether the log still reaches the start."""
         counted = unread = 0
@@ -101,11 +106,9 @@ class Ledger:
         while entries := await self._log.after(retailer_id, at, 1000):
             for entry in entries:
                 at = entry.position
-                here = ordinal(at)
-                chosen = [filter_ for since, filter_ in epochs if since < here]
-                if not chosen or not chosen[-1].matches(entry.type):
+                if not interest.wants(entry):
                     continue
-                if here <= limit:
+                if ordinal(at) <= limit:
                     counted += 1
                 elif at not in ahead:
                     unread += 1
@@ -129,6 +132,8 @@ class Ledger:
         while entries := await self._log.after(retailer_id, at, 1000):
             for entry in entries:
                 at = entry.position
+                if not entry.order_id:
+                    continue
                 known = seen.get(entry.order_id)
                 if known is not None and entry.sequence != known + 1:
                     problems.append(f"order {entry.order_id}: {entry.sequence} follows {known}")
@@ -162,6 +167,14 @@ class Ledger:
                 for position in starts:
                     age = now_ms - ordinal(position)[0]
                     oldest = age if oldest is None else max(oldest, age)
-                matched, delivered, dead = (int(record.get(name, b"0")) for name in (b"matched", b"delivered", b"dead"))
-                imbalance += abs(matched + len(ahead) - delivered - dead - sum(lengths))
+                matched, *settled = _counts(record)
+                imbalance += abs(matched + len(ahead) - sum(settled) - sum(lengths))
         return waiting, oldest, imbalance
+
+
+def _counts(record: Mapping[bytes, bytes]) -> tuple[int, int, int, int]:
+    """Matched, delivered, dead, skipped."""
+    matched, delivered, dead, skipped = (
+        int(record.get(name, b"0")) for name in (b"matched", b"delivered", b"dead", b"skipped")
+    )
+    return matched, delivered, dead, skipped

@@ -54,6 +54,11 @@ class Log:
         position = await self._db.run("HGET", keys.event_ids(retailer_id), event_id)
         return None if position is None else (await self.at(retailer_id, [position.decode()]))[0]
 
+    async def last_of(self, retailer_id: RetailerId, order_id: str) -> str | None:
+        """The place of an order's newest event."""
+        position = await self._db.run("LINDEX", keys.trail(retailer_id, order_id), -1)
+        return None if position is None else position.decode()
+
     async def last_position(self, retailer_id: RetailerId) -> str:
         rows = await self._db.run("XREVRANGE", keys.log(retailer_id), "+", "-", "COUNT", 1)
         return rows[0][0].decode() if rows else START

@@ -9,20 +9,26 @@ The hash `sub:S`:
   headers   sealed JSON of the retailer's own headers
   enabled   1 or 0                disabled_reason
   created   ms                    rev      counts changes of the configuration
-  start     stream id at which it began
-  pos, pos_seq, matched, delivered, dead, last_error, owner, fence, batch: the deliver pump's
+  start     stream id at which it began            enabled_at  since when it is enabled (ms)
+  skips     JSON [[stream id, stream id]]: stretches that the retailer left out when enabling it
+  fold_to   what waits up to there is folded per order        pruned  1 once old patterns were forgotten
+  job       the recovery that runs          rang, replaying  what was put into lanes from outside, and still waits there
+  pos, pos_seq, matched, delivered, dead, skipped, last_error, health, hold, tat, beat_at, owner, fence, batch: the
+  deliver pump's
 """
 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from relay.errors import Conflict, InvalidInput, NotFound, Problem
+from relay.model.circuit import Circuit
 from relay.model.orders import JsonObject, RetailerId, SubscriptionId
 from relay.store import keys
+from relay.store.deliveries import read_health
 from relay.store.redis import Arg, Db
 from relay.vault import Vault
 
@@ -30,6 +36,9 @@ _json = msgspec.json.Encoder()
 
 #: Subscriptions a retailer may have: each is visited by every commit of the retailer's orders.
 MOST = 50
+
+
+Backlog = Literal["all", "latest", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,15 @@ class Subscription:
     matched: int
     delivered: int
     dead: int
+    skipped: int
     last_error: JsonObject | None
+    circuit: Circuit
+    failing_since_ms: int | None
+    revision: str
+
+
+class Changed(Conflict):
+    """The subscription is not any more as it was read."""
 
 
 class Subscriptions:
@@ -127,10 +144,20 @@ class Subscriptions:
         found = [self._read(retailer_id, one, record) for one, record in zip(chosen, records, strict=True) if record]
         return found, chosen[-1] if begin + limit < len(ids) else None
 
-    async def amend(self, retailer_id: RetailerId, before: Subscription, after: Configuration) -> Subscription:
-        """Change the configuration. Filters hold from the end of the log on; disabling keeps what waits."""
+    async def amend(
+        self,
+        retailer_id: RetailerId,
+        before: Subscription,
+        after: Configuration,
+        *,
+        backlog: Backlog = "all",
+        reason: str = "by_retailer",
+    ) -> Subscription:
+        """Change the configuration. Filters hold from the end of the log on; disabling keeps what waits, and `backlog`
+        says what becomes of it when the subscription is enabled again. Raises NotFound, Conflict for a URL that another
+        subscription has, and Changed when somebody else changed the subscription since it was read."""
         changed = before.configuration
-        fields: list[Arg] = ["url", after.url, "doc", _json.encode(after.document())]
+        fields: list[Arg] = ["doc", _json.encode(after.document())]
         if after.headers != changed.headers:
             sealed: Arg = self._seal(retailer_id, before.id, "headers", dict(after.headers)) if after.headers else ""
             fields += ["headers", sealed]
@@ -139,10 +166,16 @@ class Subscriptions:
         key_list = [keys.subscription(before.id), keys.live(retailer_id), keys.log(retailer_id), keys.READY]
         key_list.append(keys.subscriptions(retailer_id))
         answer = await self._db.script(
-            "amend_subscription", key_list, [before.id, retailer_id, patterns, enabled, "by_retailer", *fields]
+            "amend_subscription",
+            key_list,
+            [before.id, retailer_id, before.revision, patterns, enabled, backlog, reason, after.url, *fields],
         )
         if answer[0] == b"missing":
             raise NotFound("no such subscription")
+        if answer[0] == b"changed":
+            raise Changed(
+                "somebody else changed the subscription at the same time; try again", code="changed_meanwhile"
+            )
         if answer[0] == b"duplicate":
             raise _duplicate(answer[1])
         return await self.get(retailer_id, before.id)
@@ -151,7 +184,7 @@ class Subscriptions:
         """Raises NotFound."""
         one = subscription_id
         key_list = [keys.subscription(one), keys.subscriptions(retailer_id), keys.live(retailer_id)]
-        key_list += [keys.ahead(one), keys.lanes(one), keys.dead(one), keys.READY]
+        key_list += [keys.ahead(one), keys.lanes(one), keys.dead(one), keys.READY, keys.jobs(one)]
         if not await self._db.script("unsubscribe", key_list, [one, retailer_id]):
             raise NotFound("no such subscription")
 
@@ -166,6 +199,7 @@ class Subscriptions:
             headers = msgspec.json.decode(self._vault.open(fields[b"headers"], context=context))
         patterns: Sequence[str] = msgspec.json.decode(fields[b"filters"])[-1][1]
         error = fields.get(b"last_error")
+        health = read_health(fields)
         return Subscription(
             SubscriptionId(subscription_id),
             retailer_id,
@@ -177,7 +211,11 @@ class Subscriptions:
             matched=int(fields.get(b"matched", 0)),
             delivered=int(fields.get(b"delivered", 0)),
             dead=int(fields.get(b"dead", 0)),
+            skipped=int(fields.get(b"skipped", 0)),
             last_error=msgspec.json.decode(error) if error else None,
+            circuit=health.circuit,
+            failing_since_ms=health.since_ms if len(health.lanes) > 1 else None,
+            revision=fields.get(b"rev", b"0").decode(),
         )
 
     def _seal(self, retailer_id: str, subscription_id: str, what: str, value: Any) -> bytes:

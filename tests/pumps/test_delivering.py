@@ -51,7 +51,7 @@ async def history(rig: Rig, order_id: str, length: int) -> None:
 
 
 def received(rig: Rig, order_id: str) -> list[int]:
-    return [r.event["data"]["sequence"] for r in rig.receipts if r.event["data"]["order_id"] == order_id]
+    return [r.event["data"]["sequence"] for r in rig.receipts if r.event["data"].get("order_id") == order_id]
 
 
 def test_events_arrive_signed_in_order_and_numbered_without_a_gap(redis_url: str) -> None:

@@ -107,8 +107,7 @@ def test_progress_is_fenced_and_counts_a_repeated_batch_once(redis_url: str) -> 
                 serial=1,
                 position=first,
                 sequence=1,
-                matched=1,
-                delivered=1,
+                counts={"matched": 1, "delivered": 1},
                 ahead=(second,),
                 operations=[Operation("park", mine.subscription_id, f"{second}/2/1/5", 0)],
             )

@@ -15,6 +15,7 @@ import httpx
 from relay.access import TokenBroker
 from relay.clock import Clock
 from relay.delivering import DeliverPump
+from relay.delivering.aside import Stores
 from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import FastEngine
 from relay.model.cadence import Cadence
@@ -28,12 +29,14 @@ from relay.polling.pump import Limits as PollLimits
 from relay.receiver import Receipt, Receiver
 from relay.sender import Sender
 from relay.serving import serve
+from relay.store.attempts import Attempts
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Account, Ledger
 from relay.store.log import Log
 from relay.store.order_records import Registration, UserToken
 from relay.store.orders import Orders
+from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions
@@ -105,6 +108,11 @@ class Rig:
         return Log(self.db)
 
     @property
+    def stores(self) -> Stores:
+        deliveries = Deliveries(self.db, self.vault)
+        return Stores(deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db))
+
+    @property
     def subscriptions(self) -> Subscriptions:
         return Subscriptions(self.db, self.vault)
 
@@ -133,13 +141,16 @@ class Rig:
         self.running.append(asyncio.create_task(pump.run(lambda: self.stopping)))
         return pump
 
-    def deliver(self, schedule: Schedule | None = None, limits: DeliverLimits | None = None) -> DeliverPump:
+    def deliver(
+        self, schedule: Schedule | None = None, limits: DeliverLimits | None = None, concurrency: int = 256
+    ) -> DeliverPump:
         """Start a deliver pump."""
         pump = DeliverPump(
-            *(Deliveries(self.db, self.vault), self.log, Sender(self.engine), Bells(self.db)),
+            *(self.stores, Sender(self.engine), Bells(self.db)),
             clock=Clock(),
             schedule=schedule or Schedule((0.05, 0.1)),
             limits=limits or DeliverLimits(lease_ms=2_000, drain_s=2.0),
+            concurrency=concurrency,
         )
         self.running.append(asyncio.create_task(pump.run(lambda: self.stopping)))
         return pump

@@ -1,0 +1,257 @@
+"""An endpoint as a whole: circuit, pauses, limits, fairness, heartbeats, notices."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+
+from relay.model.retries import Schedule
+from relay.store import keys
+from tests.pumps.test_delivering import history, received, run
+from tests.support.endpoint import LIMITS, Endpoint, broken, circuit_is, of, works
+from tests.support.rig import Rig, eventually, open_rig
+
+
+def test_a_failing_endpoint_opens_its_circuit_gets_one_probe_at_a_time_and_everything_afterwards(
+    redis_url: str,
+) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(broken)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            subscription = await rig.subscribe(url=f"{rig.upstream_url}/hook")
+            for number in range(40):
+                await history(rig, f"o-{number}", 2)
+            rig.deliver(Schedule((0.2,)), LIMITS)
+            await eventually(lambda: circuit_is(rig, subscription.id, "open"))
+            before = len(endpoint.asked)
+            assert before <= 16 + 5 + 2  # what was in flight, what followed the first to fail, and probes
+            await eventually(lambda: len(endpoint.asked) >= before + 3)
+            probes = endpoint.asked[before : before + 3]
+            assert all(later - earlier >= 0.15 for earlier, later in pairwise(probes))
+
+            endpoint.mood = works
+            await eventually(rig.idle)
+            assert all(received(rig, f"o-{n}") == [1, 2] for n in range(40))
+            await eventually(lambda: circuit_is(rig, subscription.id, "closed"))
+            await rig.stop()
+            assert rig.receiver.gaps() == []
+            assert await rig.balanced()
+
+    run(main())
+
+
+def test_an_open_circuit_outlives_the_worker(redis_url: str) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(broken)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            subscription = await rig.subscribe(url=f"{rig.upstream_url}/hook")
+            for number in range(8):
+                await history(rig, f"o-{number}", 1)
+            rig.deliver(Schedule((30.0,)), LIMITS)
+            await eventually(lambda: circuit_is(rig, subscription.id, "open"))
+            await rig.stop()
+            known = len(endpoint.asked)
+            rig.deliver(Schedule((30.0,)), LIMITS)
+            await history(rig, "o-new", 1)  # an event does not wake an endpoint that is on hold
+            hold = int(await rig.db.run("HGET", keys.subscription(subscription.id), "hold"))
+            ready = int(await rig.db.run("ZSCORE", keys.READY, subscription.id))
+            assert ready == hold > await rig.db.now_ms() + 10_000
+            assert len(endpoint.asked) == known
+
+            endpoint.mood = works
+            mended = replace((await of(rig, subscription.id)).configuration, url=f"{rig.upstream_url}/mended")
+            await rig.subscriptions.amend(rig.retailer_id, await of(rig, subscription.id), mended)
+            await eventually(rig.idle)  # the new address was tried at once
+            await rig.stop()
+            assert await rig.balanced()
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_endpoint_that_asks_for_a_pause_gets_it(redis_url: str, status: int) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(works)
+        asked = 0
+
+        def mood(body: bytes) -> tuple[int, dict[str, str]] | None:
+            nonlocal asked
+            asked += 1
+            return (status, {"retry-after": "1"}) if asked == 1 else None
+
+        endpoint.mood = mood
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook", max_in_flight=1)
+            for number in range(5):
+                await history(rig, f"o-{number}", 1)
+            rig.deliver(Schedule((0.01,)), LIMITS)
+            await eventually(rig.idle)
+            await rig.stop()
+            assert endpoint.asked[1] - endpoint.asked[0] >= 0.99
+            assert await rig.balanced()
+
+    run(main())
+
+
+def test_the_rate_limit_holds_over_workers(redis_url: str) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(works)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook", rate_limit=20.0)
+            for number in range(30):
+                await history(rig, f"o-{number}", 1)
+            for wanted in (8, 16, 24):  # one after the other: each takes over with what the last one spent
+                rig.deliver(None, LIMITS)
+                await eventually(partial(_asked, endpoint, wanted))
+                await rig.stop()
+            at = endpoint.asked
+            assert len(at) >= 24
+            assert all(later - earlier >= 19 / 20 - 0.05 for earlier, later in zip(at, at[20:], strict=False))
+            assert at[-1] - at[0] >= (len(at) - 1) / 20 - 0.05
+
+    run(main())
+
+
+def test_ten_thousand_waiting_events_delay_nobody_else(redis_url: str) -> None:
+    """Fairness by count, not by clock: while the crowd is served, the other's event is among the next few dozen."""
+
+    async def main() -> None:
+        order: list[str] = []
+        endpoint = Endpoint(works)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                order.append(scope["path"])
+            await endpoint(scope, receive, send)
+
+        async with open_rig(redis_url, app) as rig:
+            endpoint.mood = lambda body: (204, {})
+            await rig.subscribe(url=f"{rig.upstream_url}/crowd", event_types=("order.*",), ordering="none")
+            await _flood(rig, 10_000)
+            quiet = await rig.subscribe(url=f"{rig.upstream_url}/quiet", event_types=("order.tracking_started",))
+            await rig.db.run("HSET", keys.subscription(quiet.id), "pos", await rig.log.last_position(rig.retailer_id))
+            rig.deliver(None, LIMITS, concurrency=64)
+            await eventually(lambda: len(order) >= 500)
+            before = len(order)
+            await history(rig, "o-quiet", 1)
+            await eventually(lambda: "/quiet" in order, within=20)
+            assert order.index("/quiet") - before < 2_000
+            assert len(order) < 10_000
+
+    run(main())
+
+
+def _asked(endpoint: Endpoint, times: int) -> bool:
+    return len(endpoint.asked) >= times
+
+
+async def _flood(rig: Rig, count: int) -> None:
+    """Copies of one real event, as cheaply as Redis takes them."""
+    await history(rig, "o-crowd", 1)
+    (entry,) = await rig.log.after(rig.retailer_id, "0-0", 1)
+    for start in range(0, count, 1000):
+        commands: list[list[Any]] = []
+        for number in range(start, start + 1000):
+            fields = ["i", f"evt_{number}", "t", "order.updated", "o", f"x-{number}", "q", 1, "b", entry.body]
+            commands.append(["XADD", keys.log(rig.retailer_id), "*", *fields])
+        await rig.db.run_many(commands)
+
+
+def test_heartbeats_carry_the_high_water_mark(redis_url: str) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order_id":"o-bad"' in body else None)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook", heartbeat_seconds=1)
+            await history(rig, "o-1", 2)
+            await history(rig, "o-bad", 1)
+            await history(rig, "o-2", 1)
+            rig.deliver(Schedule((5.0,)), LIMITS)
+            await eventually(lambda: len(received(rig, "o-1")) == 2 and len(received(rig, "o-2")) == 1)
+
+            def beats() -> list[dict[str, Any]]:
+                return [r.event["data"] for r in rig.receipts if r.event["type"] == "webhook.heartbeat"]
+
+            seen = len(beats())
+            await eventually(lambda: len(beats()) >= seen + 2)
+            await rig.stop()
+            assert beats()[-1]["last_sequence"] == 4
+            assert beats()[-1]["oldest_waiting_sequence"] == 3
+            assert 0 in rig.receiver.sequences  # no relay-sequence: a heartbeat takes no number
+
+    run(main())
+
+
+def test_the_other_subscriptions_hear_of_failing_disabled_and_recovered(redis_url: str) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order.' in body else None)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            ill = await rig.subscribe(url=f"{rig.upstream_url}/ill?token=hush")
+            await rig.subscribe(event_types=("subscription.*",))
+            for number in range(6):
+                await history(rig, f"o-{number}", 1)
+            rig.deliver(Schedule((0.05,)), replace(LIMITS, disable_after_s=1.5))
+
+            def heard() -> list[str]:
+                return [receipt.event["type"] for receipt in rig.receipts]
+
+            await eventually(lambda: "subscription.disabled" in heard())
+            assert heard() == ["subscription.failing", "subscription.disabled"]
+            found = await of(rig, ill.id)
+            assert (found.configuration.enabled, found.disabled_reason) == (False, "failing")
+            assert await rig.balanced()
+            data = rig.receipts[-1].event["data"]
+            assert (data["reason"], data["subscription_id"]) == ("failing", ill.id)
+            assert data["last_error"]["status_code"] == 500
+            assert "hush" not in str(data)
+
+            endpoint.mood = works
+            again = replace(found.configuration, enabled=True)
+            await rig.subscriptions.amend(rig.retailer_id, found, again)
+            await eventually(lambda: "subscription.recovered" in heard())
+            await eventually(rig.idle)
+            await rig.stop()
+            assert heard().count("subscription.recovered") == 1
+            assert await rig.balanced()
+
+    run(main())
+
+
+def test_what_became_of_each_event_is_kept(redis_url: str) -> None:
+    async def main() -> None:
+        fails = 2
+
+        def mood(body: bytes) -> tuple[int, dict[str, str]] | None:
+            nonlocal fails
+            fails -= 1
+            return (500, {}) if fails >= 0 else None
+
+        endpoint = Endpoint(mood)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            subscription = await rig.subscribe(url=f"{rig.upstream_url}/hook")
+            await history(rig, "o-1", 1)
+            rig.deliver(Schedule((0.02,)))
+            await eventually(rig.idle)
+            await rig.stop()
+            (entry,) = await rig.log.after(rig.retailer_id, "0-0", 10)
+            (tries,) = await rig.stores.attempts.of(subscription.id, [entry.position])
+            assert [(one.number, one.status, one.verdict) for one in tries] == [
+                (1, 500, "retry"),
+                (2, 500, "retry"),
+                (3, 200, "delivered"),
+            ]
+            assert {one.sequence for one in tries} == {1}
+            raw = await rig.db.run("HGET", keys.attempts(subscription.id, entry.position), entry.position)
+            assert len(msgspec.json.decode(raw.splitlines()[-1])) == 7
+            assert await rig.db.run("PTTL", keys.attempts(subscription.id, entry.position)) > 0
+
+    run(main())
