@@ -5,8 +5,8 @@ The address behind a name is another matter, judged when it is connected to. Cod
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from relay.errors import InvalidInput, Problem
@@ -32,30 +32,60 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """What the operator exempts by name: networks and hosts; `http` allows clear text."""
+    """What the operator says of targets: `networks` and `hosts` are exempt by name, `http` allows clear text, and
+    `forbidden_hosts` (the upstream, ourselves) are refused although they are public."""
 
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     hosts: frozenset[str] = frozenset()
     http: bool = False
+    forbidden_hosts: frozenset[str] = frozenset()
 
     @classmethod
-    def parse(cls, entries: Sequence[str], *, http: bool) -> "Allow":
+    def parse(cls, entries: Sequence[str], *, http: bool, forbidden_hosts: Iterable[str] = ()) -> "Allow":
+        """From settings. A forbidden host that the entries exempt is not forbidden: the exemption is explicit."""
         networks, hosts = [], set()
         for entry in entries:
             try:
                 networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
                 hosts.add(entry.lower().rstrip("."))
-        return cls(tuple(networks), frozenset(hosts), http)
+        allow = cls(tuple(networks), frozenset(hosts), http)
+        forbidden = {host.lower().rstrip(".") for host in forbidden_hosts}
+        return replace(allow, forbidden_hosts=frozenset(host for host in forbidden if not allow.permits(host)))
 
     def permits(self, host: str) -> bool:
+        """Whether a URL may name this host (a name or an address, normalised) although it looks inside."""
         if host in self.hosts:
             return True
-        try:
-            address = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            return host == "localhost" and any(network.is_loopback for network in self.networks)
+        address = _address(host.strip("[]"))
+        if address is None:
+            return host == "localhost" and self._loopback
+        return self._covers(address)
+
+    def admits(self, host: str, answer: str) -> bool:
+        """Whether `answer`, an address that is not public, may be connected to for this host."""
+        address = _address(answer)
+        if address is None:
+            return False
+        # Whoever exempts one loopback network means this machine, by whichever of its families the name answers.
+        here = host == "localhost" and self._loopback and address.is_loopback
+        return host in self.hosts or here or self._covers(address)
+
+    @property
+    def _loopback(self) -> bool:
+        return any(network.is_loopback for network in self.networks)
+
+    def _covers(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self.networks if network.version == address.version)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name, and for an address with a scope id: it names an interface, which nobody can exempt."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return None if "%" in text else address
 
 
 def parse_target(url: str, allow: Allow, pointer: str = "/url") -> Target:
@@ -85,6 +115,8 @@ def parse_target(url: str, allow: Allow, pointer: str = "/url") -> Target:
     if "#" in url:
         raise refuse("url_fragment", "a fragment is never sent")
     host = parts.hostname.lower()
+    if host.rstrip(".") in allow.forbidden_hosts:
+        raise refuse("url_not_allowed", "this host takes no deliveries")
     exempt = allow.permits(host.rstrip("."))
     if not exempt:
         _check_host(host, parts.netloc, refuse)
