@@ -17,6 +17,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
 #: Names that exist only inside a network or are reserved (RFC 6761 and its successors), and Kubernetes' own.
 _INSIDE = ("localhost", "internal", "local", "test", "example", "invalid", "onion", "intranet", "svc", "cluster.local")
+_THIS_MACHINE = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 _INSIDE_NAMES = frozenset({"ip6-localhost", "metadata.packet.net", "home.arpa"})
 
 
@@ -67,13 +68,13 @@ class Allow:
         address = _address(answer)
         if address is None:
             return False
-        # Whoever exempts one loopback network means this machine, by whichever of its families the name answers.
+        # Whoever exempts 127.0.0.1 or ::1 means this machine, by whichever of the two its name answers.
         here = host == "localhost" and self._loopback and address.is_loopback
         return host in self.hosts or here or self._covers(address)
 
     @property
     def _loopback(self) -> bool:
-        return any(network.is_loopback for network in self.networks)
+        return any(self._covers(address) for address in _THIS_MACHINE)
 
     def _covers(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self.networks if network.version == address.version)

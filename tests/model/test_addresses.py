@@ -122,6 +122,8 @@ def test_public_answers_are_taken_in_the_resolvers_order() -> None:
         (["127.0.0.0/8"], "shop.example.com", ["::ffff:127.0.0.1"], False),
         (["127.0.0.0/8"], "localhost", ["::1", "127.0.0.1"], True),
         (["127.0.0.0/8"], "localhost", ["10.0.0.1"], False),
+        (["127.0.0.2/32"], "localhost", ["127.0.0.1"], False),
+        (["::1"], "localhost", ["127.0.0.1"], True),
         (["10.0.0.0/8"], "localhost", ["127.0.0.1"], False),
         (["hooks.internal"], "hooks.internal", ["10.0.0.1", "fd00::1"], True),
         (["hooks.internal"], "other.internal", ["10.0.0.1"], False),
