@@ -4,6 +4,7 @@ import ipaddress
 
 import pytest
 
+from relay.model import addresses
 from relay.model.addresses import MOST_ANSWERS, Refused, judge, refusal
 from relay.model.targets import Allow
 
@@ -60,6 +61,17 @@ def test_every_refused_range_from_edge_to_edge(text: str) -> None:
 
     for address in (network[0], network[-1], network[network.num_addresses // 2]):
         assert refusal(str(address)) is not None, address
+
+
+def test_table_and_standard_library_each_refuse_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    uncached = refusal.__wrapped__
+    assert uncached("168.63.129.16") == "a cloud's own service"  # global, as the library sees it
+    monkeypatch.setattr(addresses, "_TABLE_4", [])
+    monkeypatch.setattr(addresses, "_TABLE_6", [])
+
+    for address in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "2001:db8::1", "2606:4700::5efe:10.0.0.1"):
+        assert uncached(address) is not None, address
+    assert uncached("fe80::1") == "not allocated as unicast"
 
 
 #: The addresses just outside. IPv6 ones outside 2000::/3 are no public unicast either: there, either answer is right.

@@ -309,13 +309,17 @@ def test_engines_are_kept_for_the_latest_addresses_and_never_closed_under_a_requ
             engine = GuardedEngine(Guard(ALLOW, names), deadline=5, engines=1)
             first = asyncio.create_task(post(engine, f"http://a.example.com:{port}/"))
             await eventually(lambda: len(engine._engines._kept) == 1)
+            [evicted] = engine._engines._kept.values()
             for host in ("b", "c", "b"):
                 assert (await post(engine, f"http://{host}.example.com:{port}/")).status == 200
             assert [pin.host for pin in engine._engines._kept] == ["b.example.com"]
             assert not first.done()
             release.set()
             assert (await first).status == 200
+            bare = await evicted.building
             await eventually(lambda: not engine._engines._closing)
+            closed = await bare.send("POST", f"http://a.example.com:{port}/", {}, b"{}", limit=10)
+            assert (closed.status, "closed" in closed.detail) == (None, True), closed
             await engine.aclose()
 
     asyncio.run(main())
