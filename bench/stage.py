@@ -46,6 +46,8 @@ class Stage:
             "RELAY_UPSTREAM_URL": self.server,
             "RELAY_LOG_LEVEL": "error",
             "RELAY_METRICS_PORT": "0",
+            "RELAY_TARGET_ALLOW": "127.0.0.0/8",  # receivers are on this machine
+            "RELAY_ALLOW_HTTP_TARGETS": "1",
             **{f"RELAY_{name.upper()}": value for name, value in settings.items()},
         }
         command = [sys.executable, "-m", module, *arguments]

@@ -109,6 +109,9 @@ TABLE: Mapping[str, Setting] = {
     "master_keys": Setting(str, None, "id:base64[,...]: the first encrypts secrets at rest, all decrypt", secret=True),
     "admin_key": Setting(_admin_key, None, "an operator's bearer key, at least 24 characters", secret=True),
     "target_allow": Setting(_list, "", "networks and hosts that subscriptions may name although they are not public"),
+    "target_refuse": Setting(
+        _list, "", "public hosts that subscriptions may not name, such as the relay's own; always the upstream's"
+    ),
     "allow_http_targets": Setting(_flag, "0", "1: subscriptions may use http://"),
     "egress_proxy": Setting(_url("http", "https"), None, "proxy through which deliveries go"),
     "retention_events": Setting(duration, "168h", "how long events stay in the log"),
@@ -152,6 +155,7 @@ class Settings:
     master_keys: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
     target_allow: tuple[str, ...] = ()
+    target_refuse: tuple[str, ...] = ()
     allow_http_targets: bool = False
     egress_proxy: str | None = field(default=None, repr=False)
     retention_events: float = 168 * 3600.0

@@ -12,6 +12,7 @@ from relay.delivering import DeliverPump
 from relay.delivering.aside import Stores
 from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import EngineTransport, FastEngine
+from relay.guard import Guard, GuardedEngine, allowances
 from relay.maintaining import MaintainPump
 from relay.model.cadence import Cadence
 from relay.model.lifecycle import Policy
@@ -45,7 +46,7 @@ class Process:
     db: Db
     vault: Vault
     upstream_engine: FastEngine
-    delivery_engine: FastEngine
+    delivery_engine: GuardedEngine
     upstream: HttpUpstream
     broker: TokenBroker
     orders: Orders
@@ -116,7 +117,9 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     db = Db(open_client(settings.redis_url))
     pool = open_pool(settings.redis_url, "poll")
     upstream_engine = FastEngine(deadline=settings.upstream_timeout)
-    delivery_engine = FastEngine(deadline=settings.delivery_timeout, proxy=settings.egress_proxy)
+    delivery_engine = GuardedEngine(
+        Guard(allowances(settings)), deadline=settings.delivery_timeout, proxy=settings.egress_proxy
+    )
     token_http = httpx.AsyncClient(
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )

@@ -6,8 +6,8 @@ from typing import Any
 from starlette.requests import Request
 
 from relay.errors import NotFound
+from relay.guard import Guard
 from relay.model.orders import RetailerId
-from relay.model.targets import Allow
 from relay.settings import Settings
 from relay.store.idempotency import Idempotency
 from relay.store.log import Log
@@ -30,7 +30,7 @@ class Deps:
     retailers: Retailers
     idempotency: Idempotency
     actions: Actions
-    allow: Allow
+    guard: Guard
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _FORBIDDEN_PREFIXES = (
 async def create(call: Call) -> Reply:
     body = call.body
     configuration = Configuration(
-        url=parse_target(body.url, call.deps.allow).url,
+        url=await _url(call, body.url),
         event_types=Filter.parse(body.event_types).patterns,
         description=body.description,
         enabled=body.enabled,
@@ -73,7 +73,7 @@ async def patch(call: Call) -> Reply:
         name: getattr(call.body, name) for name in call.body.__struct_fields__ if getattr(call.body, name) is not UNSET
     }
     if "url" in given:
-        given["url"] = parse_target(given["url"], call.deps.allow).url
+        given["url"] = await _url(call, given["url"])
     if "event_types" in given:
         given["event_types"] = Filter.parse(given["event_types"]).patterns
     if "headers" in given:
@@ -113,6 +113,13 @@ def view(subscription: Subscription, secret: str | None = None) -> SubscriptionV
         created_at=rfc3339(subscription.created_ms),
         secret=UNSET if secret is None else secret,
     )
+
+
+async def _url(call: Call, text: str) -> str:
+    """The normalised URL. Its form is checked, and what its host resolves to now; both again at every send."""
+    target = parse_target(text, call.deps.guard.allow)
+    await call.deps.guard.check_resolves(target)
+    return target.url
 
 
 async def _start(call: Call, cursor: str) -> str:

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from relay.access import TokenBroker, credential_source
 from relay.api import Deps, create_app
 from relay.engine import EngineTransport, FastEngine
-from relay.model.targets import Allow
+from relay.guard import Guard, allowances
 from relay.settings import Settings
 from relay.store import keys
 from relay.store.idempotency import Idempotency
@@ -33,7 +33,7 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     assert settings.master_keys is not None
     vault = Vault(parse_master_keys(settings.master_keys))
     db = Db(open_client(settings.redis_url))
-    engine = FastEngine(deadline=settings.upstream_timeout)
+    engine, guard = FastEngine(deadline=settings.upstream_timeout), Guard(allowances(settings))
     http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=settings.upstream_url, trust_env=False)
     upstream = HttpUpstream(settings.upstream_url, engine, Specification())
     orders, retailers = Orders(db, vault), Retailers(db, vault, settings.admin_key)
@@ -49,7 +49,7 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         retailers=retailers,
         idempotency=Idempotency(db, vault),
         actions=Actions(orders, upstream, broker),
-        allow=Allow.parse(settings.target_allow, http=settings.allow_http_targets),
+        guard=guard,
     )
     try:
         yield create_app(deps)
@@ -57,4 +57,5 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         await upstream.aclose()
         await http.aclose()
         await engine.aclose()
+        await guard.aclose()
         await db.aclose()

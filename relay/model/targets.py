@@ -5,8 +5,8 @@ The address behind a name is another matter, judged when it is connected to. Cod
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from relay.errors import InvalidInput, Problem
@@ -17,6 +17,7 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
 #: Names that exist only inside a network or are reserved (RFC 6761 and its successors), and Kubernetes' own.
 _INSIDE = ("localhost", "internal", "local", "test", "example", "invalid", "onion", "intranet", "svc", "cluster.local")
+_THIS_MACHINE = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 _INSIDE_NAMES = frozenset({"ip6-localhost", "metadata.packet.net", "home.arpa"})
 
 
@@ -32,30 +33,60 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """What the operator exempts by name: networks and hosts; `http` allows clear text."""
+    """What the operator says of targets: `networks` and `hosts` are exempt by name, `http` allows clear text, and
+    `forbidden_hosts` (the upstream, ourselves) are refused although they are public."""
 
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     hosts: frozenset[str] = frozenset()
     http: bool = False
+    forbidden_hosts: frozenset[str] = frozenset()
 
     @classmethod
-    def parse(cls, entries: Sequence[str], *, http: bool) -> "Allow":
+    def parse(cls, entries: Sequence[str], *, http: bool, forbidden_hosts: Iterable[str] = ()) -> "Allow":
+        """From settings. A forbidden host that the entries exempt is not forbidden: the exemption is explicit."""
         networks, hosts = [], set()
         for entry in entries:
             try:
                 networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
                 hosts.add(entry.lower().rstrip("."))
-        return cls(tuple(networks), frozenset(hosts), http)
+        allow = cls(tuple(networks), frozenset(hosts), http)
+        forbidden = {host.lower().rstrip(".") for host in forbidden_hosts}
+        return replace(allow, forbidden_hosts=frozenset(host for host in forbidden if not allow.permits(host)))
 
     def permits(self, host: str) -> bool:
+        """Whether a URL may name this host (a name or an address, normalised) although it looks inside."""
         if host in self.hosts:
             return True
-        try:
-            address = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            return host == "localhost" and any(network.is_loopback for network in self.networks)
+        address = _address(host.strip("[]"))
+        if address is None:
+            return host == "localhost" and self._loopback
+        return self._covers(address)
+
+    def admits(self, host: str, answer: str) -> bool:
+        """Whether `answer`, an address that is not public, may be connected to for this host."""
+        address = _address(answer)
+        if address is None:
+            return False
+        # Whoever exempts 127.0.0.1 or ::1 means this machine, by whichever of the two its name answers.
+        here = host == "localhost" and self._loopback and address.is_loopback
+        return host in self.hosts or here or self._covers(address)
+
+    @property
+    def _loopback(self) -> bool:
+        return any(self._covers(address) for address in _THIS_MACHINE)
+
+    def _covers(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self.networks if network.version == address.version)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name, and for an address with a scope id: it names an interface, which nobody can exempt."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return None if "%" in text else address
 
 
 def parse_target(url: str, allow: Allow, pointer: str = "/url") -> Target:
@@ -85,6 +116,8 @@ def parse_target(url: str, allow: Allow, pointer: str = "/url") -> Target:
     if "#" in url:
         raise refuse("url_fragment", "a fragment is never sent")
     host = parts.hostname.lower()
+    if host.rstrip(".") in allow.forbidden_hosts:
+        raise refuse("url_not_allowed", "this host takes no deliveries")
     exempt = allow.permits(host.rstrip("."))
     if not exempt:
         _check_host(host, parts.netloc, refuse)

@@ -15,8 +15,10 @@ from relay.api import openapi
 from relay.api.app import create_app
 from relay.api.deps import Deps
 from relay.errors import UpstreamRefused
+from relay.guard import Guard
 from relay.model.orders import JsonObject, OrderId, RetailerId
 from relay.model.targets import Allow
+from relay.resolver import Resolver
 from relay.settings import load
 from relay.store.idempotency import Idempotency
 from relay.store.log import Log
@@ -25,6 +27,7 @@ from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Subscriptions
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support.names import Names
 
 T = TypeVar("T")
 ADMIN = "an-operators-key-of-the-tests"
@@ -108,7 +111,13 @@ def conforms(response: httpx.Response) -> None:
     jsonschema.Draft202012Validator(schema).validate(response.json())
 
 
-def driven(url: str, test: Callable[[Relay], Awaitable[None]], *, allow: Allow = Allow()) -> None:  # noqa: B008
+def driven(
+    url: str,
+    test: Callable[[Relay], Awaitable[None]],
+    *,
+    allow: Allow = Allow(),  # noqa: B008
+    resolver: Resolver | None = None,
+) -> None:
     """Run a test's coroutine against a fresh application on an emptied store."""
 
     async def main() -> None:
@@ -126,7 +135,7 @@ def driven(url: str, test: Callable[[Relay], Awaitable[None]], *, allow: Allow =
                 retailers=Retailers(db, vault, ADMIN),
                 idempotency=Idempotency(db, vault),
                 actions=actions,  # type: ignore[arg-type]
-                allow=allow,
+                guard=Guard(allow, resolver or Names({})),
             )
             app = create_app(deps)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -26,6 +26,8 @@ class Workers:
             "RELAY_UPSTREAM_TIMEOUT": "2s",
             "RELAY_RETRY_SCHEDULE": "200ms,500ms",
             "RELAY_METRICS_PORT": "0",
+            "RELAY_TARGET_ALLOW": "127.0.0.0/8",  # receivers are on this machine
+            "RELAY_ALLOW_HTTP_TARGETS": "1",
             **{f"RELAY_{name.upper()}": value for name, value in settings.items()},
         }
         self.logs = logs

@@ -1,39 +1,15 @@
 """The engine against real sockets that misbehave: every failure told apart, at most the deadline and a few kB."""
 
 import asyncio
-import datetime
-import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from relay.engine import Answer, EngineTransport, Failure, FastEngine, TransportEngine
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def peer(handle: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    async def safely(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await handle(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(safely, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+from tests.support.certificates import Authority
+from tests.support.peers import Handler, answering, drip, endless, headers_without_end, peer, silence
 
 
 def ask(handle: Handler, *, limit: int = 4096, path: str = "/", context: ssl.SSLContext | None = None) -> Answer:
@@ -47,40 +23,6 @@ def ask(handle: Handler, *, limit: int = 4096, path: str = "/", context: ssl.SSL
             await engine.aclose()
 
     return asyncio.run(main())
-
-
-def answering(raw: bytes, then: Handler | None = None) -> Handler:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(raw)
-        await writer.drain()
-        if then is not None:
-            await then(reader, writer)
-
-    return handle
-
-
-async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(5)
-
-
-async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"x" * 65536)
-        await writer.drain()
-
-
-async def headers_without_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"x-filler: " + b"y" * 1000 + b"\r\n")
-        await writer.drain()
-
-
-async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"x")
-        await writer.drain()
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -141,35 +83,10 @@ def test_an_address_without_a_listener_and_a_name_without_an_address() -> None:
     assert unknown.failure is Failure.DNS
 
 
-def certificate(folder: Path, name: str, *, expired: bool = False) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    end = now - datetime.timedelta(days=1) if expired else now + datetime.timedelta(days=1)
-    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(end)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "c.pem").write_bytes(
-        built.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "c.pem")
-    return context
-
-
 @pytest.mark.parametrize("expired", [False, True], ids=["self-signed", "expired"])
 def test_an_untrusted_certificate_is_refused(tmp_path: Path, expired: bool) -> None:
-    answer = ask(answering(b"HTTP/1.1 200 OK\r\n\r\n"), context=certificate(tmp_path, "localhost", expired=expired))
+    context = Authority.make(tmp_path).context("localhost", "127.0.0.1", starts=-5 if expired else -1, own=True)
+    answer = ask(answering(b"HTTP/1.1 200 OK\r\n\r\n"), context=context)
 
     assert answer.failure is Failure.TLS, answer
 
