@@ -8,10 +8,15 @@ from starlette.requests import Request
 from relay.errors import NotFound
 from relay.guard import Guard
 from relay.model.orders import RetailerId
+from relay.sender import Sender
 from relay.settings import Settings
+from relay.store.deliveries import Deliveries
+from relay.store.history import History
 from relay.store.idempotency import Idempotency
 from relay.store.log import Log
 from relay.store.orders import Orders
+from relay.store.pauses import Pauses
+from relay.store.recoveries import Recoveries
 from relay.store.redis import Db
 from relay.store.retailers import Caller, Retailers
 from relay.store.subscriptions import Subscriptions
@@ -31,6 +36,11 @@ class Deps:
     idempotency: Idempotency
     actions: Actions
     guard: Guard
+    sender: Sender
+    deliveries: Deliveries
+    recoveries: Recoveries
+    history: History
+    pauses: Pauses
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ _ERRORS = {
     "409": "Not in this state",
     "413": "The body is too large",
     "415": "Not uncompressed application/json",
+    "429": "Too many requests; Retry-After says when to come again",
     "422": "The input cannot be accepted; `errors` says where",
     "500": "The relay failed; the request id finds the reason",
     "502": "The upstream refused, or did not answer",

@@ -20,6 +20,7 @@ async def create(call: Call) -> Reply:
         upstream=None if body.upstream is None else (body.upstream.client_id, body.upstream.client_secret),
         budget=None if body.upstream is None else body.upstream.budget,
         limits=body.limits,
+        verify_endpoints=body.verify_endpoints,
     )
     return Reply(201, _view(made))
 
@@ -43,6 +44,7 @@ async def patch(call: Call) -> Reply:
         upstream=None if upstream is None else (upstream.client_id, upstream.client_secret),
         budget=None if upstream is None else upstream.budget,
         limits=None if body.limits is UNSET else body.limits,
+        verify_endpoints=None if body.verify_endpoints is UNSET else body.verify_endpoints,
     )
     return Reply(200, _view(changed))
 
@@ -86,7 +88,10 @@ async def revoke_key(call: Call) -> Reply:
 
 def _view(retailer: Retailer) -> RetailerView:
     upstream = None if retailer.client_id is None else UpstreamView(retailer.client_id, retailer.budget)
-    return RetailerView(retailer.id, retailer.name, upstream, dict(retailer.limits), rfc3339(retailer.created_ms))
+    return RetailerView(
+        *(retailer.id, retailer.name, upstream, dict(retailer.limits), retailer.verify_endpoints),
+        created_at=rfc3339(retailer.created_ms),
+    )
 
 
 def _key_view(key: ApiKey, presented: str | None = None) -> KeyView:

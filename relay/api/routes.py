@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from relay.api import bodies, events, orders, retailers, schemas, subscriptions
+from relay.api import bodies, deliveries, events, orders, retailers, schemas, subscriptions, trials
 from relay.api.deps import Call, Reply
 
 #: Scope of operations that only an operator's key may call.
@@ -136,6 +136,62 @@ OPERATIONS = (
         answers=((204, None, False),),
     ),
     Operation(
+        *("POST", f"{_SUBSCRIPTION}/enable", "enableSubscription", "Enable a subscription again"),
+        *("subscriptions:write", subscriptions.enable),
+        answers=((200, s.SubscriptionView, False),),
+        body=s.EnableRequest,
+    ),
+    Operation(
+        *("POST", f"{_SUBSCRIPTION}/disable", "disableSubscription", "Disable a subscription; what waits is kept"),
+        *("subscriptions:write", subscriptions.disable),
+        answers=((200, s.SubscriptionView, False),),
+        body=s.Empty,
+    ),
+    Operation(
+        *("POST", f"{_SUBSCRIPTION}/test", "testSubscription", "Send a test event now; answers with the attempt"),
+        *("subscriptions:write", trials.test),
+        answers=((200, s.TrialView, False),),
+        body=s.TestRequest,
+    ),
+    Operation(
+        *("POST", f"{_SUBSCRIPTION}/verify", "verifySubscription", "Send a challenge that proves the endpoint's will"),
+        *("subscriptions:write", trials.verify),
+        answers=((200, s.VerificationView, False),),
+        body=s.Empty,
+    ),
+    Operation(
+        *("POST", f"{_SUBSCRIPTION}/recover", "recoverSubscription", "Send again what failed, or was missed"),
+        *("deliveries:write", deliveries.recover),
+        answers=((202, s.RecoveryView, False),),
+        body=s.RecoverRequest,
+    ),
+    Operation(
+        *("GET", f"{_SUBSCRIPTION}/recoveries", "listRecoveries", "The latest recoveries, newest first"),
+        *("deliveries:read", deliveries.recoveries),
+        answers=((200, s.RecoveryView, True),),
+    ),
+    Operation(
+        *("GET", f"{_SUBSCRIPTION}/recoveries/{{recovery_id}}", "getRecovery", "How far a recovery came"),
+        *("deliveries:read", deliveries.recovery),
+        answers=((200, s.RecoveryView, False),),
+    ),
+    Operation(
+        *("GET", f"{_SUBSCRIPTION}/deliveries", "listDeliveries", "What became of each event, newest first"),
+        *("deliveries:read", deliveries.page),
+        answers=((200, s.DeliveryView, True),),
+        query=(
+            *_PAGE,
+            ("status", "Only those: waiting, retrying, delivered, dead or skipped."),
+            ("order_id", "Only this order's."),
+            ("event_type", "Only this type, or a pattern such as order.*"),
+        ),
+    ),
+    Operation(
+        *("GET", f"{_SUBSCRIPTION}/stats", "getStatistics", "What waits, and how the last hour's attempts went"),
+        *("deliveries:read", deliveries.stats),
+        answers=((200, s.StatisticsView, False),),
+    ),
+    Operation(
         *("GET", "/v1/events", "listEvents", "The log as a pull feed", "events:read", events.page),
         answers=((200, s.EventView, True),),
         query=(*_PAGE, ("order_id", "Only this order's."), ("type", "Only this type, or a pattern such as order.*")),
@@ -143,6 +199,17 @@ OPERATIONS = (
     Operation(
         *("GET", "/v1/events/{event_id}", "getEvent", "An event as delivered", "events:read", events.get),
         answers=((200, s.EventView, False),),
+    ),
+    Operation(
+        *("GET", "/v1/events/{event_id}/deliveries", "listEventDeliveries", "What became of an event"),
+        *("deliveries:read", deliveries.of_event),
+        answers=((200, s.DeliveryView, True),),
+    ),
+    Operation(
+        *("POST", "/v1/events/{event_id}/redeliver", "redeliverEvent", "Send an event again, under the same id"),
+        *("deliveries:write", deliveries.redeliver),
+        answers=((202, s.RedeliveryView, False),),
+        body=s.RedeliverRequest,
     ),
     Operation(
         *("GET", "/v1/event-types", "listEventTypes", "The catalogue of events", None, events.types),

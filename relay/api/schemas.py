@@ -95,6 +95,35 @@ class SubscriptionPatch(Request):
     heartbeat_seconds: Heartbeat | UnsetType | None = UNSET
 
 
+class EnableRequest(Request):
+    """What becomes of the events that waited: all are sent, or one snapshot an order, or none. Default: as the
+    subscription's own `backlog` says."""
+
+    backlog: Literal["all", "latest", "skip"] | None = None
+
+
+class TestRequest(Request):
+    __test__ = False
+
+    event_type: Annotated[str, Meta(max_length=64)] = "webhook.test"
+
+
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class RecoverRequest(Request):
+    """Send again what happened from `since` until before `until` (default: now): dead letters (`failed`), what was
+    never delivered (`missing`), or `all`."""
+
+    since: Moment
+    until: Moment | None = None
+    only: Literal["failed", "missing", "all"] = "failed"
+
+
+class RedeliverRequest(Request):
+    subscription_id: Annotated[str, Meta(max_length=64)]
+
+
 class UpstreamCredential(Request):
     client_id: Annotated[str, Meta(min_length=1, max_length=256)]
     client_secret: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -108,15 +137,19 @@ Limits = Annotated[
 
 
 class RetailerRequest(Request):
+    """`verify_endpoints`: a subscription is enabled only once its URL has answered a challenge."""
+
     name: Name
     upstream: UpstreamCredential | None = None
     limits: Limits = {}
+    verify_endpoints: bool = False
 
 
 class RetailerPatch(Request):
     name: Name | UnsetType = UNSET
     upstream: UpstreamCredential | UnsetType = UNSET
     limits: Limits | UnsetType = UNSET
+    verify_endpoints: bool | UnsetType = UNSET
 
 
 class KeyRequest(Request):
@@ -185,9 +218,96 @@ class SubscriptionView(Struct, omit_defaults=False):
     sequence: int
     delivered: int
     dead: int
+    skipped: int
+    verified: bool
+    failing_since: str | None
     last_error: dict[str, Any] | None
     created_at: str
     secret: str | UnsetType = UNSET
+
+
+class AttemptView(Struct):
+    at: str
+    outcome: str
+    status_code: int | None
+    duration_ms: float
+    error: str | None
+    replay: bool
+
+
+class DeliveryView(Struct):
+    """What became of one event at one subscription. `replaced_by`: the snapshot that stands for it."""
+
+    event_id: str
+    event_type: str
+    order_id: str | None
+    subscription_id: str
+    sequence: int | None
+    status: Literal["waiting", "retrying", "delivered", "dead", "skipped"]
+    next_attempt_at: str | None
+    replaced_by: str | None
+    attempts: list[AttemptView]
+
+
+class RedeliveryView(Struct):
+    event_id: str
+    subscription_id: str
+    sequence: int | None
+
+
+class RecoveryView(Struct):
+    """A recovery: how far it came, and how many events it looked at, sends again, and left out."""
+
+    id: str
+    subscription_id: str
+    status: Literal["running", "done"]
+    only: Literal["failed", "missing", "all"]
+    since: str
+    until: str
+    created_at: str
+    ended_at: str | None
+    looked_at: int
+    resent: int
+    skipped: int
+    progress: float
+
+
+class PercentilesView(Struct):
+    p50: float
+    p95: float
+    p99: float
+
+
+class StatisticsView(Struct):
+    """`waiting` is exact or, for long backlogs, a lower bound. Attempts and times are of the last hour's events."""
+
+    waiting: int
+    waiting_exact: bool
+    parked_lanes: int
+    oldest_waiting_age_seconds: float | None
+    delivered: int
+    dead: int
+    skipped: int
+    window_seconds: int
+    attempts: int
+    success_ratio: float | None
+    attempt_ms: PercentilesView | None
+    delivery_ms: PercentilesView | None
+    circuit: Literal["closed", "open", "half_open"]
+    failing_since: str | None
+    last_error: dict[str, Any] | None
+
+
+class TrialView(Struct):
+    event_id: str
+    event_type: str
+    attempt: AttemptView
+
+
+class VerificationView(Struct):
+    verified: bool
+    attempt: AttemptView
+    subscription: SubscriptionView
 
 
 class UpstreamView(Struct):
@@ -200,6 +320,7 @@ class RetailerView(Struct):
     name: str
     upstream: UpstreamView | None
     limits: dict[str, Any]
+    verify_endpoints: bool
     created_at: str
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +12,13 @@ from msgspec import UNSET
 from relay.api import cursors
 from relay.api.deps import Call, Reply
 from relay.api.schemas import SubscriptionView
-from relay.errors import InvalidInput, Problem
+from relay.errors import Conflict, InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.filters import Filter
 from relay.model.signing import Secret
 from relay.model.targets import parse_target
 from relay.store.log import ordinal
-from relay.store.subscriptions import Configuration, Subscription
+from relay.store.subscriptions import Backlog, Changed, Configuration, Subscription
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[\x20-\x7e\t]*")
@@ -34,6 +36,11 @@ _FORBIDDEN_PREFIXES = (
     *("proxy-", "x-forwarded-", "sec-", "webhook-", "ce-", "relay-"),
     *("x-aws-", "x-amz-", "x-goog-", "x-google-", "x-ms-", "x-envoy-", "svix-"),
 )
+
+#: Why a subscription is disabled whose endpoint has not shown yet that it wants events.
+UNVERIFIED = "unverified"
+#: How often a change is tried again that met another one.
+_TRIES = 5
 
 
 async def create(call: Call) -> Reply:
@@ -53,7 +60,12 @@ async def create(call: Call) -> Reply:
     )
     secret = Secret(os.urandom(32)) if body.secret is None else _secret(body.secret)
     start = None if body.start == "now" else await _start(call, body.start)
-    made = await call.deps.subscriptions.create(call.retailer_id, configuration, secret=secret.text, start=start)
+    reason = "by_retailer"
+    if configuration.enabled and (await call.deps.retailers.get(call.retailer_id)).verify_endpoints:
+        configuration, reason = replace(configuration, enabled=False), UNVERIFIED
+    made = await call.deps.subscriptions.create(
+        call.retailer_id, configuration, secret=secret.text, start=start, disabled_reason=reason
+    )
     return Reply(201, view(made, secret.text), headers={"cache-control": "no-store"})
 
 
@@ -68,7 +80,6 @@ async def get(call: Call) -> Reply:
 
 
 async def patch(call: Call) -> Reply:
-    known = await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))
     given: dict[str, Any] = {
         name: getattr(call.body, name) for name in call.body.__struct_fields__ if getattr(call.body, name) is not UNSET
     }
@@ -78,8 +89,59 @@ async def patch(call: Call) -> Reply:
         given["event_types"] = Filter.parse(given["event_types"]).patterns
     if "headers" in given:
         given["headers"] = _headers(given["headers"])
-    after = replace(known.configuration, **given)
-    return Reply(200, view(await call.deps.subscriptions.amend(call.retailer_id, known, after)))
+    return Reply(200, view(await _amend(call, given)))
+
+
+async def enable(call: Call) -> Reply:
+    return Reply(200, view(await _amend(call, {"enabled": True}, call.body.backlog)))
+
+
+async def disable(call: Call) -> Reply:
+    return Reply(200, view(await _amend(call, {"enabled": False})))
+
+
+async def verified(call: Call, subscription: Subscription) -> Subscription:
+    """Note that the endpoint answered a challenge; a subscription that only waited for that is enabled. One whose URL
+    was changed meanwhile stays as it is."""
+    asked = subscription.configuration.url
+    for _ in range(_TRIES):
+        known = await call.deps.subscriptions.get(call.retailer_id, subscription.id)
+        if known.configuration.url != asked:
+            return known
+        waits = known.disabled_reason == UNVERIFIED
+        after = replace(known.configuration, enabled=known.configuration.enabled or waits)
+        with suppress(Changed):
+            return await call.deps.subscriptions.amend(call.retailer_id, known, after, verified=True)
+    raise _contended()
+
+
+async def _amend(call: Call, given: Mapping[str, Any], backlog: Backlog | None = None) -> Subscription:
+    """Change what is given. Another change at the same time, the relay's own included, is none to fail for."""
+    strict = (await call.deps.retailers.get(call.retailer_id)).verify_endpoints
+    for _ in range(_TRIES):
+        known = await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))
+        before = known.configuration
+        after, reason = replace(before, **given), "by_retailer"
+        proven = known.verified and after.url == before.url
+        if strict and after.enabled and not proven:
+            if not before.enabled:
+                detail = "the retailer's endpoints have to be verified first: POST .../verify"
+                raise Conflict(detail, code="endpoint_not_verified")
+            if after.url != before.url:
+                after, reason = replace(after, enabled=False), UNVERIFIED
+        with suppress(Changed):
+            return await call.deps.subscriptions.amend(
+                call.retailer_id, known, after, backlog=backlog or _backlog(after), reason=reason
+            )
+    raise _contended()
+
+
+def _backlog(configuration: Configuration) -> Backlog:
+    return "latest" if configuration.backlog == "latest" else "all"
+
+
+def _contended() -> Conflict:
+    return Conflict("others keep changing this subscription; try again", code="changed_meanwhile")
 
 
 async def delete(call: Call) -> Reply:
@@ -104,11 +166,14 @@ def view(subscription: Subscription, secret: str | None = None) -> SubscriptionV
         rate_limit=configuration.rate_limit,
         headers=dict.fromkeys(configuration.headers, "(hidden)"),
         heartbeat_seconds=configuration.heartbeat_seconds,
-        circuit="closed",
+        circuit=subscription.circuit,
         position=cursors.encode("event", subscription.position),
         sequence=subscription.sequence,
         delivered=subscription.delivered,
         dead=subscription.dead,
+        skipped=subscription.skipped,
+        verified=subscription.verified,
+        failing_since=None if subscription.failing_since_ms is None else rfc3339(subscription.failing_since_ms),
         last_error=subscription.last_error,
         created_at=rfc3339(subscription.created_ms),
         secret=UNSET if secret is None else secret,

@@ -9,12 +9,18 @@ from starlette.types import ASGIApp
 from relay.access import TokenBroker, credential_source
 from relay.api import Deps, create_app
 from relay.engine import EngineTransport, FastEngine
-from relay.guard import Guard, allowances
+from relay.guard import Guard, GuardedEngine, allowances
+from relay.sender import Sender
 from relay.settings import Settings
 from relay.store import keys
+from relay.store.attempts import Attempts
+from relay.store.deliveries import Deliveries
+from relay.store.history import History
 from relay.store.idempotency import Idempotency
 from relay.store.log import Log
 from relay.store.orders import Orders
+from relay.store.pauses import Pauses
+from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Subscriptions
@@ -34,6 +40,7 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     vault = Vault(parse_master_keys(settings.master_keys))
     db = Db(open_client(settings.redis_url))
     engine, guard = FastEngine(deadline=settings.upstream_timeout), Guard(allowances(settings))
+    guarded = GuardedEngine(guard, deadline=settings.delivery_timeout, proxy=settings.egress_proxy)
     http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=settings.upstream_url, trust_env=False)
     upstream = HttpUpstream(settings.upstream_url, engine, Specification())
     orders, retailers = Orders(db, vault), Retailers(db, vault, settings.admin_key)
@@ -50,6 +57,11 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         idempotency=Idempotency(db, vault),
         actions=Actions(orders, upstream, broker),
         guard=guard,
+        sender=Sender(guarded),
+        deliveries=Deliveries(db, vault),
+        recoveries=Recoveries(db),
+        history=History(db, Log(db), Attempts(db)),
+        pauses=Pauses(db),
     )
     try:
         yield create_app(deps)
@@ -57,5 +69,5 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         await upstream.aclose()
         await http.aclose()
         await engine.aclose()
-        await guard.aclose()
+        await guarded.aclose()
         await db.aclose()

@@ -14,7 +14,7 @@ from relay.model.orders import LaneId, OrderId
 from relay.model.ranges import compressed, expanded
 from relay.sender import Message, Sender
 from relay.store.attempts import Attempt, Attempts
-from relay.store.deliveries import ON_REQUEST, Deliveries, Folded, LaneEntry, Owned, Target
+from relay.store.deliveries import ON_REQUEST, Deliveries, Folded, LaneEntry, Owned, Target, on_request
 from relay.store.log import Entry, Log, ordinal
 from relay.store.orders import Orders
 from relay.store.recoveries import MOST_OUTSTANDING, Recoveries, Recovery
@@ -150,7 +150,7 @@ class Aside:
             if not wanted or entry.position in waits or (recovery.only == "missing" and delivered):
                 continue
             sequence = max((one.sequence for one in tries), default=0)
-            chosen.append((on_request(target, entry), LaneEntry(entry.position, sequence, 0, 0, "r")))
+            chosen.append((on_request(target.ordering, entry), LaneEntry(entry.position, sequence, 0, 0, "r")))
         over = ordinal(cursor) >= ordinal(recovery.until)
         counted = replace(
             recovery,
@@ -179,7 +179,7 @@ class Aside:
 
     async def _waiting_among(self, target: Target, entries: Sequence[Entry], lanes: Lanes) -> set[str]:
         """Places of those that still wait in their order's lane, for their first delivery or to be sent again."""
-        chosen = {on_request(target, entry) for entry in entries}
+        chosen = {on_request(target.ordering, entry) for entry in entries}
         chosen |= {LaneId(lane.removeprefix(ON_REQUEST)) for lane in chosen}
         parked = [lane for lane in chosen if lane in lanes.parked]
         stored = await self._stores.deliveries.lanes(self._owned.subscription_id, parked, 0)
@@ -201,11 +201,6 @@ class Aside:
         structlog.get_logger("relay.delivering").info(
             "delivery.heartbeat", subscription_id=one, outcome=outcome.kind, status=outcome.status
         )
-
-
-def on_request(target: Target, entry: Entry) -> LaneId:
-    """The lane of an event that is sent on request: in order among its like, and in nobody's way."""
-    return LaneId(ON_REQUEST + (entry.order_id if target.ordering == "order" else entry.event_id))
 
 
 def _waiting(at: LaneEntry, lane: LaneId, events_at: Mapping[str, Entry | None], snapshot: Folded | None) -> Waiting:

@@ -61,6 +61,18 @@ _MESSAGE: JsonObject = {
     "created_at": "2026-11-23T12:00:00Z",
 }
 
+_ABOUT: tuple[tuple[str, Any], ...] = (
+    ("subscription_id", "sub_6ob4vyx3ka5hs2qmw7tz"),
+    ("url", "https://shop.example.com/hooks"),
+)
+_FAILING: tuple[tuple[str, Any], ...] = (
+    ("failing_since", "2026-11-20T08:30:00.000Z"),
+    ("last_error", {"outcome": "answered", "status_code": 500}),
+)
+#: Fields of `data` that may be null, and one that may be missing.
+_NULLABLE = ("oldest_waiting_sequence", "failing_since")
+_OPTIONAL = ("detail",)
+
 
 def _of_field(field: str, before: Any, after: Any) -> tuple[JsonObject, JsonObject]:
     """Changes of one field; None on a side means that the field is absent there."""
@@ -170,7 +182,7 @@ _TYPES = (
         "order.snapshot",
         "Stands for an order's waiting events where a subscription chose `backlog: latest`: the whole current state.",
         "whole",
-        details=(("stands_for", {"first": 3, "last": 9}),),
+        details=(("stands_for", {"first": 3, "last": 9}), ("tracking", "active")),
     ),
     EventType(
         "order.tracking_ended",
@@ -185,11 +197,38 @@ _TYPES = (
         details=(("reason", "not_found"), ("detail", "upstream answered 404")),
     ),
     EventType("order.tracking_resumed", "Upstream shows the order again.", "none", details=(("reason", "accepted"),)),
-    EventType("webhook.test", "Sent on request, to try an endpoint.", "none"),
-    EventType("webhook.heartbeat", "Sent every `heartbeat_seconds`, with the last sequence sent.", "none"),
-    EventType("subscription.disabled", "A subscription of the retailer was disabled.", "none"),
-    EventType("subscription.recovered", "A subscription of the retailer works again.", "none"),
-    EventType("subscription.failing", "A subscription of the retailer has been failing for long.", "none"),
+    EventType("webhook.test", "Sent on request, to try an endpoint.", "none", details=_ABOUT[:1]),
+    EventType(
+        "webhook.challenge",
+        "Asks whether the endpoint wants events: answer 2xx with the challenge in the body.",
+        "none",
+        details=(*_ABOUT[:1], ("challenge", "jm2kq6v3x7c4w5pn")),
+    ),
+    EventType(
+        "webhook.heartbeat",
+        "Sent every `heartbeat_seconds`. Every relay-sequence up to `last_sequence` was sent or waits, and none below"
+        " `oldest_waiting_sequence` (null: none at all) waits.",
+        "none",
+        details=(*_ABOUT[:1], ("last_sequence", 4711), ("oldest_waiting_sequence", 4709)),
+    ),
+    EventType(
+        "subscription.disabled",
+        "A subscription of the retailer was disabled. What waits is kept.",
+        "none",
+        details=(*_ABOUT, ("reason", "failing"), *_FAILING, ("how_to_enable", "mend the endpoint, then enable it")),
+    ),
+    EventType(
+        "subscription.recovered",
+        "A subscription of the retailer works again.",
+        "none",
+        details=(*_ABOUT, _FAILING[0]),
+    ),
+    EventType(
+        "subscription.failing",
+        "A subscription of the retailer has been failing for long, or an event was given up.",
+        "none",
+        details=(*_ABOUT, ("reason", "failing"), *_FAILING),
+    ),
 )
 
 EVENT_TYPES: Mapping[str, EventType] = {kind.name: kind for kind in _TYPES}
@@ -213,10 +252,6 @@ def _sample(kind: EventType) -> JsonObject:
     data: JsonObject = {}
     if kind.name.startswith("order."):
         data = {"order_id": "o-1001", "sequence": 7, "observed_at": "2026-11-23T12:00:00.101Z"}
-    elif kind.name.startswith("subscription."):
-        data = {"subscription_id": "sub_6ob4vyx3ka5hs2qm", "url": "https://shop.example.com/hooks"}
-    elif kind.name == "webhook.heartbeat":
-        data = {"subscription_id": "sub_6ob4vyx3ka5hs2qm", "last_sequence": 4711}
     if kind.changes is not None:
         data["changes"] = {"before": kind.changes[0], "after": kind.changes[1]}
     data |= dict(kind.details)
@@ -253,8 +288,9 @@ def _schema(kind: EventType) -> JsonObject:
         properties["changes"] = {"oneOf": [full, names]}
         required.append("changes")
     for name, value in kind.details:
-        properties[name] = {"type": "object" if isinstance(value, dict) else "string"}
-        if name != "detail":
+        kinds = {dict: "object", int: "integer", str: "string"}[type(value)]
+        properties[name] = {"type": [kinds, "null"] if name in _NULLABLE else kinds}
+        if name not in _OPTIONAL:
             required.append(name)
     if kind.subject == "whole":
         properties["order"] = {"type": ["object", "null"]}

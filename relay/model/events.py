@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relay.model import json_values
+from relay.model.catalogue import EventType
 from relay.model.changes import Change, envelope
 from relay.model.orders import EventId, Json, JsonObject, OrderId, OrderState, Resource, Snapshot
 
@@ -109,6 +110,20 @@ def heartbeat(subscription_id: str, last_sequence: int, oldest_waiting: int | No
         "oldest_waiting_sequence": oldest_waiting,
     }
     return _aside("webhook.heartbeat", [subscription_id, now_ms, data], data, now_ms)
+
+
+def trial(subscription_id: str, kind: EventType, nonce: str, *, now_ms: int) -> Event:
+    """`webhook.test`, or the sample of another type: sent on request, no part of the log."""
+    data = {**kind.sample["data"]}
+    if "subscription_id" in data:
+        data["subscription_id"] = subscription_id
+    return _aside(kind.name, [subscription_id, nonce], data, now_ms)
+
+
+def challenge(subscription_id: str, nonce: str, *, now_ms: int) -> Event:
+    """`webhook.challenge`: an endpoint that wants events answers with the nonce."""
+    data: JsonObject = {"subscription_id": subscription_id, "challenge": nonce}
+    return _aside("webhook.challenge", [subscription_id, nonce], data, now_ms)
 
 
 def _aside(event_type: str, content: Json, data: JsonObject, now_ms: int) -> Event:

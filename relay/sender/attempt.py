@@ -20,7 +20,7 @@ USER_AGENT = f"post-checkout-relay/{__version__}"
 class Message:
     """An event on its way to one subscription. `sequence` is the relay-sequence, 0 for what has none (tests,
     heartbeats, and what is sent again although it was never the subscription's); `attempt` counts from 1; `stands_for`
-    are the relay-sequences that a snapshot replaces, as `3,5-7`."""
+    are the relay-sequences that a snapshot replaces, as `3,5-7`; `test` marks what never happened."""
 
     event_id: str
     body: bytes = field(repr=False)
@@ -28,6 +28,7 @@ class Message:
     attempt: int
     replay: bool = False
     stands_for: str = ""
+    test: bool = False
 
 
 class Sender:
@@ -38,6 +39,12 @@ class Sender:
         self, url: str, message: Message, *, secrets: Sequence[Secret], headers: Mapping[str, str], now_s: int
     ) -> Outcome:
         """POST the message, signed as of `now_s` (Unix seconds) with every live secret. Never raises for the peer."""
+        return outcome_of(await self.ask(url, message, secrets=secrets, headers=headers, now_s=now_s))
+
+    async def ask(
+        self, url: str, message: Message, *, secrets: Sequence[Secret], headers: Mapping[str, str], now_s: int
+    ) -> Answer:
+        """As `post`, for whom the receiver's answer itself matters."""
         all_headers = {
             **headers,
             "content-type": "application/json",
@@ -52,8 +59,9 @@ class Sender:
             all_headers["relay-stands-for"] = message.stands_for
         if message.replay:
             all_headers["relay-replay"] = "true"
-        answer = await self._engine.send("POST", url, all_headers, message.body, limit=ANSWER_LIMIT)
-        return outcome_of(answer)
+        if message.test:
+            all_headers["relay-test"] = "true"
+        return await self._engine.send("POST", url, all_headers, message.body, limit=ANSWER_LIMIT)
 
 
 def outcome_of(answer: Answer) -> Outcome:

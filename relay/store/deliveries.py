@@ -19,7 +19,7 @@ from relay.model.signing import Secret
 from relay.store import keys
 from relay.store.interest import Interest, read_interest
 from relay.store.log import Entry, read_entry
-from relay.store.redis import Arg, Db
+from relay.store.redis import Arg, Db, as_dict
 from relay.vault import Vault
 
 _json = msgspec.json.Encoder()
@@ -68,6 +68,11 @@ class LaneEntry:
 def decode_lane_entry(raw: bytes) -> LaneEntry:
     position, sequence, attempts, first, *kind = raw.decode().split("/")
     return LaneEntry(position, int(sequence), int(attempts), int(first), kind[0] if kind else "")
+
+
+def on_request(ordering: str, entry: Entry) -> LaneId:
+    """The lane of an event that is sent on request: in order among its like, and in nobody's way."""
+    return LaneId(ON_REQUEST + (entry.order_id if ordering == "order" and entry.order_id else entry.event_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +274,12 @@ class Deliveries:
 
     async def target(self, subscription_id: SubscriptionId, *, now_ms: int) -> Target | None:
         """The configuration as it is now; None when the subscription is gone."""
-        record = _as_dict(await self._db.run("HGETALL", keys.subscription(subscription_id)))
+        record = as_dict(await self._db.run("HGETALL", keys.subscription(subscription_id)))
         return self._target(subscription_id, record, now_ms=now_ms) if record else None
 
     def _owned(self, id_: bytes, fence: int, record: Any, ahead: Any, lanes: Any, *, now_ms: int) -> Owned:
         subscription_id = SubscriptionId(id_.decode())
-        fields = _as_dict(record)
+        fields = as_dict(record)
         return Owned(
             subscription_id,
             RetailerId(fields[b"retailer"].decode()),
@@ -326,12 +331,6 @@ def read_health(record: Mapping[bytes, bytes]) -> Health:
 
 def _lanes(flat: Any) -> dict[LaneId, int]:
     return {LaneId(flat[i].decode()): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
-
-
-def _as_dict(answer: Any) -> dict[bytes, bytes]:
-    if isinstance(answer, dict):
-        return answer
-    return {answer[i]: answer[i + 1] for i in range(0, len(answer), 2)}
 
 
 def _text(value: bytes | int) -> str:

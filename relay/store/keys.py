@@ -47,6 +47,7 @@ Subscriptions
 Running
   bell:<name>            list    wake-up tokens; a pump blocks on them
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
+  pause:<what>           string  what may not be done again yet, such as a test send (expires)
   scratch                string  shows that Redis takes writes (expires)
 """
 
@@ -150,6 +151,10 @@ def attempts(subscription_id: str, position: str) -> str:
 
 def jobs(subscription_id: str) -> str:
     return f"{PREFIX}jobs:{subscription_id}"
+
+
+def pause(what: str) -> str:
+    return f"{PREFIX}pause:{what}"
 
 
 def bell(name: str) -> str:

@@ -44,6 +44,12 @@ class Log:
         rows = await self._db.run("XRANGE", keys.log(retailer_id), f"({position}", "+", "COUNT", limit)
         return [read_entry(row) for row in rows]
 
+    async def before(self, retailer_id: RetailerId, position: str | None, limit: int) -> list[Entry]:
+        """Up to `limit` entries before a position (None: the end of the log), newest first."""
+        last = "+" if position is None else f"({position}"
+        rows = await self._db.run("XREVRANGE", keys.log(retailer_id), last, "-", "COUNT", limit)
+        return [read_entry(row) for row in rows]
+
     async def at(self, retailer_id: RetailerId, positions: Sequence[str]) -> list[Entry | None]:
         """The entries at positions, None where retention took one. One round trip."""
         commands: list[list[Arg]] = [["XRANGE", keys.log(retailer_id), p, p] for p in positions]

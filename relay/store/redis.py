@@ -176,6 +176,11 @@ class Db:
         await self.client.aclose(close_connection_pool=True)
 
 
+def as_dict(answer: Any) -> dict[bytes, bytes]:
+    """A hash as Redis answers it: a map, or from a script and in RESP2 a flat list."""
+    return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+
+
 def _translated(error: ResponseError) -> Exception:
     text = str(error)
     if text.startswith(("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING")):

@@ -17,7 +17,7 @@ import msgspec
 from relay.errors import Conflict, InvalidInput, NotFound, Unauthorized
 from relay.model.orders import JsonObject, RetailerId
 from relay.store import keys
-from relay.store.redis import Arg, Db
+from relay.store.redis import Arg, Db, as_dict
 from relay.vault import Vault
 
 _json = msgspec.json.Encoder()
@@ -42,7 +42,8 @@ _RANDOM, _CHECKSUM = 43, 6
 
 @dataclass(frozen=True, slots=True)
 class Retailer:
-    """A tenant. `client_id` and `budget` (requests per second) are those of its own upstream application, if any."""
+    """A tenant. `client_id` and `budget` (requests per second) are those of its own upstream application, if any.
+    `verify_endpoints`: a subscription is enabled only once its endpoint has answered a challenge."""
 
     id: RetailerId
     name: str
@@ -50,6 +51,7 @@ class Retailer:
     client_id: str | None
     budget: float | None
     limits: Mapping[str, Any]
+    verify_endpoints: bool = False
 
     @property
     def credential(self) -> str:
@@ -86,19 +88,25 @@ class Retailers:
         self._admin = admin_key.encode() if admin_key is not None else None
 
     async def create(
-        self, name: str, *, upstream: tuple[str, str] | None, budget: float | None, limits: JsonObject
+        self,
+        name: str,
+        *,
+        upstream: tuple[str, str] | None,
+        budget: float | None,
+        limits: JsonObject,
+        verify_endpoints: bool = False,
     ) -> Retailer:
         """`upstream` is (client id, client secret) of the retailer's own application."""
         now_ms = await self._db.now_ms()
         id_ = RetailerId("ret_" + _random(16).lower())
-        document = {"name": name, "created_ms": now_ms, "limits": limits}
+        document = {"name": name, "created_ms": now_ms, "limits": limits, "verify": verify_endpoints}
         await self._write(id_, document, upstream, budget)
         await self._db.run("ZADD", keys.RETAILERS, now_ms, id_)
         return await self.get(id_)
 
     async def get(self, retailer_id: str) -> Retailer:
         """Raises NotFound."""
-        record = _as_dict(await self._db.run("HGETALL", keys.retailer(retailer_id)))
+        record = as_dict(await self._db.run("HGETALL", keys.retailer(retailer_id)))
         if b"doc" not in record:
             raise NotFound("no such retailer")
         document = msgspec.json.decode(record[b"doc"])
@@ -109,6 +117,7 @@ class Retailers:
             document.get("client_id"),
             document.get("budget"),
             document.get("limits") or {},
+            document.get("verify", False),
         )
 
     async def page(self, *, after: str | None, limit: int) -> tuple[list[Retailer], str | None]:
@@ -131,6 +140,7 @@ class Retailers:
         upstream: tuple[str, str] | None,
         budget: float | None,
         limits: JsonObject | None,
+        verify_endpoints: bool | None = None,
     ) -> Retailer:
         """Change what is given. A first upstream application of its own is refused while orders are tracked with the
         shared one."""
@@ -141,6 +151,7 @@ class Retailers:
             "name": known.name if name is None else name,
             "created_ms": known.created_ms,
             "limits": dict(known.limits) if limits is None else limits,
+            "verify": known.verify_endpoints if verify_endpoints is None else verify_endpoints,
         }
         if upstream is None and known.client_id is not None:
             upstream = await self.upstream_secret(retailer_id)
@@ -256,7 +267,3 @@ def _base62(number: int, width: int) -> str:
 
 def _random(width: int) -> str:
     return "".join(secrets.choice(_BASE62) for _ in range(width))
-
-
-def _as_dict(answer: Any) -> dict[bytes, bytes]:
-    return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))

@@ -12,6 +12,7 @@ The hash `sub:S`:
   start     stream id at which it began            enabled_at  since when it is enabled (ms)
   skips     JSON [[stream id, stream id]]: stretches that the retailer left out when enabling it
   fold_to   what waits up to there is folded per order        pruned  1 once old patterns were forgotten
+  verified  the URL that last answered a challenge
   job       the recovery that runs          rang, replaying  what was put into lanes from outside, and still waits there
   pos, pos_seq, matched, delivered, dead, skipped, last_error, health, hold, tat, beat_at, owner, fence, batch: the
   deliver pump's
@@ -87,6 +88,7 @@ class Subscription:
     last_error: JsonObject | None
     circuit: Circuit
     failing_since_ms: int | None
+    verified: bool
     revision: str
 
 
@@ -100,15 +102,24 @@ class Subscriptions:
         self._vault = vault
 
     async def create(
-        self, retailer_id: RetailerId, configuration: Configuration, *, secret: str, start: str | None
+        self,
+        retailer_id: RetailerId,
+        configuration: Configuration,
+        *,
+        secret: str,
+        start: str | None,
+        disabled_reason: str = "by_retailer",
     ) -> Subscription:
-        """Create; `start` is a stream id, None for the end of the log. Raises Conflict at the limit or for a URL that
+        """Create; `start` is a stream id, None for the end of the log; the reason is for one that is created disabled.
+        Raises Conflict at the limit or for a URL that
         another subscription of the retailer has."""
         id_ = SubscriptionId("sub_" + _random_name())
         fields: list[Arg] = ["doc", _json.encode(configuration.document())]
         fields += ["secrets", self._seal(retailer_id, id_, "secrets", [{"secret": secret, "until_ms": None}])]
         if configuration.headers:
             fields += ["headers", self._seal(retailer_id, id_, "headers", dict(configuration.headers))]
+        if not configuration.enabled:
+            fields += ["disabled_reason", disabled_reason]
         key_list = [keys.subscription(id_), keys.subscriptions(retailer_id), keys.live(retailer_id)]
         answer = await self._db.script(
             "subscribe",
@@ -152,15 +163,19 @@ class Subscriptions:
         *,
         backlog: Backlog = "all",
         reason: str = "by_retailer",
+        verified: bool = False,
     ) -> Subscription:
         """Change the configuration. Filters hold from the end of the log on; disabling keeps what waits, and `backlog`
-        says what becomes of it when the subscription is enabled again. Raises NotFound, Conflict for a URL that another
+        says what becomes of it when the subscription is enabled again. `verified`: the URL has answered a challenge.
+        Raises NotFound, Conflict for a URL that another
         subscription has, and Changed when somebody else changed the subscription since it was read."""
         changed = before.configuration
         fields: list[Arg] = ["doc", _json.encode(after.document())]
         if after.headers != changed.headers:
             sealed: Arg = self._seal(retailer_id, before.id, "headers", dict(after.headers)) if after.headers else ""
             fields += ["headers", sealed]
+        if verified:
+            fields += ["verified", after.url]
         patterns: Arg = "" if after.event_types == changed.event_types else _json.encode(list(after.event_types))
         enabled = "" if after.enabled == changed.enabled else str(int(after.enabled))
         key_list = [keys.subscription(before.id), keys.live(retailer_id), keys.log(retailer_id), keys.READY]
@@ -215,6 +230,7 @@ class Subscriptions:
             last_error=msgspec.json.decode(error) if error else None,
             circuit=health.circuit,
             failing_since_ms=health.since_ms if len(health.lanes) > 1 else None,
+            verified=fields.get(b"verified") == fields[b"url"],
             revision=fields.get(b"rev", b"0").decode(),
         )
 

@@ -15,14 +15,20 @@ from relay.api import openapi
 from relay.api.app import create_app
 from relay.api.deps import Deps
 from relay.errors import UpstreamRefused
-from relay.guard import Guard
+from relay.guard import Guard, GuardedEngine
 from relay.model.orders import JsonObject, OrderId, RetailerId
 from relay.model.targets import Allow
 from relay.resolver import Resolver
+from relay.sender import Sender
 from relay.settings import load
+from relay.store.attempts import Attempts
+from relay.store.deliveries import Deliveries
+from relay.store.history import History
 from relay.store.idempotency import Idempotency
 from relay.store.log import Log
 from relay.store.orders import Orders
+from relay.store.pauses import Pauses
+from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Subscriptions
@@ -126,6 +132,8 @@ def driven(
             await db.run("FLUSHALL")
             vault = Vault(parse_master_keys(MASTER))
             actions = RecordedActions()
+            guard = Guard(allow, resolver or Names({}))
+            engine = GuardedEngine(guard, deadline=2.0)
             deps = Deps(
                 settings=load({"RELAY_MASTER_KEYS": MASTER, "RELAY_ADMIN_KEY": ADMIN}),
                 db=db,
@@ -135,12 +143,18 @@ def driven(
                 retailers=Retailers(db, vault, ADMIN),
                 idempotency=Idempotency(db, vault),
                 actions=actions,  # type: ignore[arg-type]
-                guard=Guard(allow, resolver or Names({})),
+                guard=guard,
+                sender=Sender(engine),
+                deliveries=Deliveries(db, vault),
+                recoveries=Recoveries(db),
+                history=History(db, Log(db), Attempts(db)),
+                pauses=Pauses(db),
             )
             app = create_app(deps)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
                 await test(Relay(db, deps, app, actions, client))
+            await engine.aclose()
         finally:
             await db.aclose()
 
