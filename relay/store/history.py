@@ -1,4 +1,4 @@
-"""What became of each event at each subscription, put together from where it is kept: log, lanes, attempts, dead letters.
+"""What became of each event at each subscription, put together from log, lanes, attempts and dead letters.
 
 Nothing is written twice for this. An event at or before the subscription's position (or settled ahead of it) that is
 neither in a lane nor a dead letter was delivered, also when its attempts have expired.
