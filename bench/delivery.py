@@ -6,6 +6,7 @@ import time
 
 from bench.stage import Stage, median, open_stage, report, until
 from relay.model.events import Event, rfc3339
+from relay.model.keyring import Keyring
 from relay.model.orders import EventId, OrderId, OrderState, RetailerId
 from relay.model.signing import Secret
 from relay.receiver import Receipt, Receiver
@@ -40,7 +41,7 @@ class Filler:
         secret = Secret(os.urandom(32))
         configuration = Configuration(url, max_in_flight=64)
         subscriptions = Subscriptions(self.db, self.vault)
-        await subscriptions.create(RETAILER, configuration, secret=secret.text, start="0-0")
+        await subscriptions.create(RETAILER, configuration, keyring=Keyring.new(secret), start="0-0")
         return secret
 
     async def commit(self, state: OrderState, count: int) -> OrderState:

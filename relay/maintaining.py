@@ -14,6 +14,7 @@ from relay.store.bells import Bells
 from relay.store.ledger import Ledger
 from relay.store.orders import Orders
 from relay.store.redis import Db
+from relay.store.sealed import Census
 from relay.store.slots import Slots
 
 SWEEP_EVERY = 1.0
@@ -50,6 +51,7 @@ class MaintainPump:
         self._lease_s = lease_s
         self._retention_events_s = retention_events_s
         self._retention_orders_s = retention_orders_s
+        self._census = Census(db, _sealed)
         self._logger = structlog.get_logger("relay.maintaining")
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
@@ -81,7 +83,8 @@ class MaintainPump:
             await self._bells.ring("poll")
 
     async def gauge(self) -> None:
-        """Set the gauges of the ledger."""
+        """Set the gauges of the ledger, and go on counting what is sealed."""
+        await self._census.step()
         waiting, oldest_ms, imbalance = await self._ledger.summary()
         metrics.waiting_events.set(waiting)
         metrics.oldest_waiting_age.set(0 if oldest_ms is None else oldest_ms / 1000)
@@ -104,3 +107,9 @@ class MaintainPump:
             await self._orders.erase(RetailerId(retailer_id), OrderId(order_id))
         if dropped or ended:
             self._logger.info("retention.applied", events=dropped, orders=len(ended))
+
+
+def _sealed(records: Mapping[str, int]) -> None:
+    metrics.sealed_records.clear()
+    for key_id, count in records.items():
+        metrics.sealed_records.labels(key_id).set(count)

@@ -74,6 +74,12 @@ ledger_imbalance = Gauge(
     "Matched minus (delivered + waiting + dead), summed without sign.",
     registry=registry,
 )
+sealed_records = Gauge(
+    "relay_sealed_records",
+    "Records sealed with a master key, by the key's id: a key may be retired when it has none.",
+    ["key_id"],
+    registry=registry,
+)
 http_requests = Counter(
     "relay_http_requests_total",
     "Requests to the relay's API.",

@@ -54,19 +54,19 @@ def generate_master_key(id_: str) -> str:
 
 
 class Vault:
-    """Seals and opens small records."""
+    """Seals and opens small records. `first` is the id of the key that seals."""
 
     def __init__(self, master_keys: Sequence[MasterKey]) -> None:
         if not master_keys:
             raise InvalidInput("no master key: set RELAY_MASTER_KEYS", code="invalid_master_key")
-        self._first = master_keys[0].id
+        self.first = master_keys[0].id
         self._ciphers = {master.id: AESGCM(master.key) for master in master_keys}
 
     def seal(self, plain: bytes, *, context: str) -> bytes:
         """Encrypt for one place, named by `context`."""
-        id_ = self._first.encode()
+        id_ = self.first.encode()
         nonce = os.urandom(_NONCE)
-        sealed = self._ciphers[self._first].encrypt(nonce, plain, context.encode())
+        sealed = self._ciphers[self.first].encrypt(nonce, plain, context.encode())
         return bytes([_VERSION, len(id_)]) + id_ + nonce + sealed
 
     def open(self, sealed: bytes, *, context: str) -> bytes:

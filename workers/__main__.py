@@ -81,6 +81,9 @@ def main(arguments: list[str]) -> int:
     logs.configure(settings.log_format, settings.log_level)
     try:
         uvloop.run(work(KINDS if kind == "all" else (kind,), settings))
+    except InvalidSettings as error:
+        print(f"relay worker: {error.detail}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise

@@ -30,6 +30,7 @@ from relay.store.orders import Orders
 from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
+from relay.store.sealed import check_master_keys
 from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
@@ -127,6 +128,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     orders = Orders(db, vault)
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
+        await check_master_keys(db, vault)
         yield Process(
             settings=settings,
             db=db,

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from relay.api import bodies, deliveries, events, orders, retailers, schemas, subscriptions, trials
+from relay.api import bodies, deliveries, events, orders, retailers, schemas, secrets, subscriptions, trials
 from relay.api.deps import Call, Reply
 
 #: Scope of operations that only an operator's key may call.
@@ -146,6 +146,16 @@ OPERATIONS = (
         *("subscriptions:write", subscriptions.disable),
         answers=((200, s.SubscriptionView, False),),
         body=s.Empty,
+    ),
+    Operation(
+        *("GET", f"{_SUBSCRIPTION}/secret", "getSecret", "The secrets that sign now", "secrets:read", secrets.get),
+        answers=((200, s.SecretView, False),),
+    ),
+    Operation(
+        *("POST", f"{_SUBSCRIPTION}/secret/rotate", "rotateSecret", "A new secret; the old ones sign for an overlap"),
+        *("subscriptions:write", secrets.rotate),
+        answers=((200, s.SecretView, False),),
+        body=s.RotateRequest,
     ),
     Operation(
         *("POST", f"{_SUBSCRIPTION}/test", "testSubscription", "Send a test event now; answers with the attempt"),

@@ -79,6 +79,7 @@ class SubscriptionRequest(Request):
     heartbeat_seconds: Heartbeat | None = None
     start: Annotated[str, Meta(description="`now`, or a cursor of GET /v1/events.")] = "now"
     secret: str | None = None
+    ed25519: Annotated[bool, Meta(description="Sign with an Ed25519 key (`v1a`) beside the secret (`v1`).")] = False
 
 
 class SubscriptionPatch(Request):
@@ -93,6 +94,14 @@ class SubscriptionPatch(Request):
     rate_limit: Rate | UnsetType | None = UNSET
     headers: HeaderMap | UnsetType = UNSET
     heartbeat_seconds: Heartbeat | UnsetType | None = UNSET
+    ed25519: bool | UnsetType = UNSET
+
+
+class RotateRequest(Request):
+    """A new secret, given or made. The old ones sign beside it for the overlap: 0 for one that leaked."""
+
+    overlap_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 86_400
+    secret: str | None = None
 
 
 class EnableRequest(Request):
@@ -223,7 +232,29 @@ class SubscriptionView(Struct, omit_defaults=False):
     failing_since: str | None
     last_error: dict[str, Any] | None
     created_at: str
+    ed25519: bool
+    public_key: str | None
     secret: str | UnsetType = UNSET
+
+
+class LiveSecretView(Struct):
+    """A secret that signs now. `until` null: until it is replaced."""
+
+    secret: str
+    until: str | None
+
+
+class PublicKeyView(Struct):
+    public_key: str
+    until: str | None
+
+
+class SecretView(Struct):
+    """`secret` is the current one; `secrets` and `public_keys` are all that sign now, newest first."""
+
+    secret: str
+    secrets: list[LiveSecretView]
+    public_keys: list[PublicKeyView]
 
 
 class AttemptView(Struct):

@@ -1,6 +1,5 @@
 """Subscriptions: create, look at, change, delete."""
 
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,13 +8,14 @@ from typing import Any
 
 from msgspec import UNSET
 
-from relay.api import cursors
+from relay.api import cursors, secrets
 from relay.api.deps import Call, Reply
 from relay.api.schemas import SubscriptionView
 from relay.errors import Conflict, InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.filters import Filter
-from relay.model.signing import Secret
+from relay.model.keyring import Keyring
+from relay.model.signing import SigningKey
 from relay.model.targets import parse_target
 from relay.store.log import ordinal
 from relay.store.subscriptions import Backlog, Changed, Configuration, Subscription
@@ -39,8 +39,6 @@ _FORBIDDEN_PREFIXES = (
 
 #: Why a subscription is disabled whose endpoint has not shown yet that it wants events.
 UNVERIFIED = "unverified"
-#: How often a change is tried again that met another one.
-_TRIES = 5
 
 
 async def create(call: Call) -> Reply:
@@ -58,13 +56,14 @@ async def create(call: Call) -> Reply:
         heartbeat_seconds=body.heartbeat_seconds,
         headers=_headers(body.headers),
     )
-    secret = Secret(os.urandom(32)) if body.secret is None else _secret(body.secret)
+    secret = await secrets.chosen(call, body.secret)
+    keyring = Keyring.new(secret, SigningKey.new() if body.ed25519 else None)
     start = None if body.start == "now" else await _start(call, body.start)
     reason = "by_retailer"
     if configuration.enabled and (await call.deps.retailers.get(call.retailer_id)).verify_endpoints:
         configuration, reason = replace(configuration, enabled=False), UNVERIFIED
     made = await call.deps.subscriptions.create(
-        call.retailer_id, configuration, secret=secret.text, start=start, disabled_reason=reason
+        call.retailer_id, configuration, keyring=keyring, start=start, disabled_reason=reason
     )
     return Reply(201, view(made, secret.text), headers={"cache-control": "no-store"})
 
@@ -89,7 +88,8 @@ async def patch(call: Call) -> Reply:
         given["event_types"] = Filter.parse(given["event_types"]).patterns
     if "headers" in given:
         given["headers"] = _headers(given["headers"])
-    return Reply(200, view(await _amend(call, given)))
+    ed25519 = given.pop("ed25519", None)
+    return Reply(200, view(await _amend(call, given, ed25519=ed25519)))
 
 
 async def enable(call: Call) -> Reply:
@@ -104,7 +104,7 @@ async def verified(call: Call, subscription: Subscription) -> Subscription:
     """Note that the endpoint answered a challenge; a subscription that only waited for that is enabled. One whose URL
     was changed meanwhile stays as it is."""
     asked = subscription.configuration.url
-    for _ in range(_TRIES):
+    for _ in range(secrets.TRIES):
         known = await call.deps.subscriptions.get(call.retailer_id, subscription.id)
         if known.configuration.url != asked:
             return known
@@ -112,13 +112,15 @@ async def verified(call: Call, subscription: Subscription) -> Subscription:
         after = replace(known.configuration, enabled=known.configuration.enabled or waits)
         with suppress(Changed):
             return await call.deps.subscriptions.amend(call.retailer_id, known, after, verified=True)
-    raise _contended()
+    raise secrets.contended()
 
 
-async def _amend(call: Call, given: Mapping[str, Any], backlog: Backlog | None = None) -> Subscription:
+async def _amend(
+    call: Call, given: Mapping[str, Any], backlog: Backlog | None = None, ed25519: bool | None = None
+) -> Subscription:
     """Change what is given. Another change at the same time, the relay's own included, is none to fail for."""
     strict = (await call.deps.retailers.get(call.retailer_id)).verify_endpoints
-    for _ in range(_TRIES):
+    for _ in range(secrets.TRIES):
         known = await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))
         before = known.configuration
         after, reason = replace(before, **given), "by_retailer"
@@ -131,17 +133,23 @@ async def _amend(call: Call, given: Mapping[str, Any], backlog: Backlog | None =
                 after, reason = replace(after, enabled=False), UNVERIFIED
         with suppress(Changed):
             return await call.deps.subscriptions.amend(
-                call.retailer_id, known, after, backlog=backlog or _backlog(after), reason=reason
+                *(call.retailer_id, known, after),
+                backlog=backlog or _backlog(after),
+                reason=reason,
+                keyring=_signing(known.keyring, ed25519),
             )
-    raise _contended()
+    raise secrets.contended()
+
+
+def _signing(keyring: Keyring, ed25519: bool | None) -> Keyring | None:
+    """The keyring with an Ed25519 key, or without; None where that is how it is."""
+    if ed25519 is None or ed25519 == (keyring.signing is not None):
+        return None
+    return keyring.with_signing(SigningKey.new() if ed25519 else None)
 
 
 def _backlog(configuration: Configuration) -> Backlog:
     return "latest" if configuration.backlog == "latest" else "all"
-
-
-def _contended() -> Conflict:
-    return Conflict("others keep changing this subscription; try again", code="changed_meanwhile")
 
 
 async def delete(call: Call) -> Reply:
@@ -151,7 +159,7 @@ async def delete(call: Call) -> Reply:
 
 def view(subscription: Subscription, secret: str | None = None) -> SubscriptionView:
     """A subscription as the API shows it: header values that may be credentials are hidden."""
-    configuration = subscription.configuration
+    configuration, signing = subscription.configuration, subscription.keyring.signing
     return SubscriptionView(
         id=subscription.id,
         url=configuration.url,
@@ -176,6 +184,8 @@ def view(subscription: Subscription, secret: str | None = None) -> SubscriptionV
         failing_since=None if subscription.failing_since_ms is None else rfc3339(subscription.failing_since_ms),
         last_error=subscription.last_error,
         created_at=rfc3339(subscription.created_ms),
+        ed25519=signing is not None,
+        public_key=None if signing is None else signing.public_text,
         secret=UNSET if secret is None else secret,
     )
 
@@ -194,15 +204,6 @@ async def _start(call: Call, cursor: str) -> str:
         detail = "the cursor lies behind the end of the log"
         raise InvalidInput(detail, code="invalid_cursor", problems=[Problem("/start", "invalid_cursor", detail)])
     return place
-
-
-def _secret(text: str) -> Secret:
-    try:
-        return Secret.parse(text)
-    except InvalidInput as error:
-        raise InvalidInput(
-            error.detail, code=error.code, problems=[Problem("/secret", error.code, error.detail)]
-        ) from None
 
 
 def _headers(headers: dict[str, str]) -> dict[str, str]:

@@ -59,13 +59,13 @@ async def _pause(call: Call, subscription: Subscription) -> None:
 
 
 async def _send(call: Call, subscription: Subscription, event: events.Event, now_ms: int) -> tuple[Outcome, bytes]:
-    target = await call.deps.deliveries.target(subscription.id, now_ms=now_ms)
+    target = await call.deps.deliveries.target(subscription.id)
     assert target is not None
     body = event.body if target.payload == "full" else events.thin(event.body)
     answer = await call.deps.sender.ask(
         target.url,
         Message(event.id, body, 0, 1, test=True),
-        secrets=target.secrets,
+        keys=target.keyring.live(now_ms),
         headers=target.headers,
         now_s=now_ms // 1000,
     )

@@ -23,6 +23,7 @@ from relay.store.pauses import Pauses
 from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
+from relay.store.sealed import check_master_keys
 from relay.store.subscriptions import Subscriptions
 from relay.store.tokens import StoredTokens
 from relay.tracking import Actions
@@ -64,6 +65,7 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         pauses=Pauses(db),
     )
     try:
+        await check_master_keys(db, vault)
         yield create_app(deps)
     finally:
         await upstream.aclose()

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from relay.cli.options import add_settings, command, read_settings
 from relay.errors import InvalidInput, InvalidSettings, RelayError
 from relay.model.orders import RetailerId
 from relay.settings import Settings, duration
+from relay.store import sealed
 from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.redis import Db, open_client, wait_until_up
@@ -30,6 +32,7 @@ class Store:
     settings: Settings
     db: Db
     retailers: Retailers
+    vault: Vault
 
 
 @asynccontextmanager
@@ -40,7 +43,9 @@ async def _open(settings: Settings) -> AsyncIterator[Store]:
     db = Db(open_client(settings.redis_url))
     try:
         vault = Vault(parse_master_keys(settings.master_keys or generate_master_key("none")))
-        yield Store(settings, db, Retailers(db, vault))
+        if settings.master_keys is not None:
+            await sealed.check_master_keys(db, vault)
+        yield Store(settings, db, Retailers(db, vault), vault)
     finally:
         await db.aclose()
 
@@ -75,7 +80,11 @@ def add_commands(commands: Any) -> None:
     add_settings(parser)
 
     parser = command(commands, "keys", "API keys, and master keys", "relay keys create ret_... --name laptop", _keys)
-    parser.add_argument("action", choices=["list", "create", "revoke", "master"])
+    parser.add_argument(
+        "action",
+        choices=["list", "create", "revoke", "master", "reencrypt"],
+        help="master makes a master key; reencrypt seals everything with the first of RELAY_MASTER_KEYS",
+    )
     parser.add_argument("retailer", nargs="?", help="a retailer's id, or `operator`; for master: the new key's id")
     parser.add_argument("key", nargs="?", help="key id (revoke)")
     parser.add_argument("--name", default="")
@@ -122,7 +131,28 @@ def _keys(options: argparse.Namespace) -> int:
     if options.action == "master":
         print(generate_master_key(options.retailer or "k1"))
         return 0
-    return _on_store(_api_keys)(options)
+    return _on_store(_reencrypt if options.action == "reencrypt" else _api_keys)(options)
+
+
+async def _reencrypt(options: argparse.Namespace, store: Store) -> int:
+    """Exit status 1 when records are left that do not open: the keys they name are still needed."""
+    if store.settings.master_keys is None:
+        raise InvalidSettings("RELAY_MASTER_KEYS is needed: the new key first, the old ones behind it")
+    done = sealed.Resealed({}, 0, 0)
+    async for done in sealed.reseal(store.db, store.vault):
+        if sys.stderr.isatty():
+            print(f"\r{sum(done.records.values())} records, {done.resealed} sealed anew", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(done)))
+        return 1 if done.unreadable else 0
+    for key_id, count in sorted(done.records.items()):
+        print(f"{key_id}  {count} records")
+    print(f"{done.resealed} sealed anew with {store.vault.first}")
+    if done.unreadable:
+        print(f"{done.unreadable} do not open with RELAY_MASTER_KEYS: put the keys named above back and run this again")
+    return 1 if done.unreadable else 0
 
 
 async def _api_keys(options: argparse.Namespace, store: Store) -> int:

@@ -196,7 +196,7 @@ class Aside:
         event = events.heartbeat(one, max([highest, *waiting]), min(waiting, default=None), now_ms=now_ms)
         message = Message(event.id, event.body, 0, 1)
         outcome = await self._sender.post(
-            target.url, message, secrets=target.secrets, headers=target.headers, now_s=now_ms // 1000
+            target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
         )
         structlog.get_logger("relay.delivering").info(
             "delivery.heartbeat", subscription_id=one, outcome=outcome.kind, status=outcome.status

@@ -344,7 +344,7 @@ class Runner:
                 stands_for=job.stands_for,
             )
             outcome = await self._sender.post(
-                target.url, message, secrets=target.secrets, headers=target.headers, now_s=now_ms // 1000
+                target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
             )
         self._settling.settle(lane, job, outcome, now_ms, target)
 
@@ -365,7 +365,7 @@ class Runner:
         self._wake.set()
 
     async def _reload(self) -> None:
-        target = await self._deliveries.target(self._owned.subscription_id, now_ms=self._clock.now_ms())
+        target = await self._deliveries.target(self._owned.subscription_id)
         if target is None:
             self._recorder.lost = True
             raise LeaseLost

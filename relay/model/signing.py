@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from relay.errors import InvalidInput
 
 PREFIX = "whsec_"
+SIGNING_PREFIX = "whsk_"
 #: Key length in bytes (Standard Webhooks 1.0.0, "Symmetric").
 SHORTEST_KEY, LONGEST_KEY = 24, 64
 #: How far a timestamp may lie from now, past or future, in seconds: what the official libraries allow.
@@ -40,10 +42,23 @@ class Secret:
             raise _invalid("a secret of one repeated byte is no secret")
         return cls(key)
 
+    @classmethod
+    def new(cls) -> "Secret":
+        """256 random bits."""
+        return cls(os.urandom(32))
+
     @property
     def text(self) -> str:
         """The form that is shown to a retailer and pasted into a receiver."""
         return PREFIX + base64.b64encode(self.key).decode()
+
+    def same(self, other: "Secret") -> bool:
+        """Compared in constant time."""
+        return hmac.compare_digest(self.key, other.key)
+
+    def sign(self, event_id: str, timestamp_s: int, body: bytes) -> str:
+        """One entry of the signature header: `v1,` and the base64 of the HMAC."""
+        return sign(event_id, timestamp_s, body, self)
 
 
 def _invalid(detail: str) -> InvalidInput:
@@ -56,12 +71,14 @@ def sign(event_id: str, timestamp_s: int, body: bytes, secret: Secret) -> str:
     return "v1," + binascii.b2a_base64(hmac.digest(secret.key, content, hashlib.sha256), newline=False).decode()
 
 
-def signed_headers(event_id: str, timestamp_s: int, body: bytes, secrets: Sequence[Secret]) -> dict[str, str]:
-    """The three headers of an attempt, with one signature a live secret, joined by single spaces."""
+def signed_headers(
+    event_id: str, timestamp_s: int, body: bytes, keys: "Sequence[Secret | SigningKey]"
+) -> dict[str, str]:
+    """The three headers of an attempt, with one signature a live key, joined by single spaces."""
     return {
         "webhook-id": event_id,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": " ".join([sign(event_id, timestamp_s, body, secret) for secret in secrets]),
+        "webhook-signature": " ".join([key.sign(event_id, timestamp_s, body) for key in keys]),
     }
 
 
@@ -93,15 +110,25 @@ class SigningKey:
     """An Ed25519 key of the asymmetric scheme `v1a`: shown as `whsk_` and the base64 of seed and public key."""
 
     seed: bytes = field(repr=False)
+    _private: Ed25519PrivateKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Making the key from its seed costs more than a signature.
+        object.__setattr__(self, "_private", Ed25519PrivateKey.from_private_bytes(self.seed))
+
+    @classmethod
+    def new(cls) -> "SigningKey":
+        """256 random bits."""
+        return cls(os.urandom(32))
 
     @classmethod
     def parse(cls, text: str) -> "SigningKey":
         """Raises InvalidInput (`invalid_secret`), also when the public half does not belong to the seed."""
         try:
-            raw = base64.b64decode(text.removeprefix("whsk_"), validate=True)
+            raw = base64.b64decode(text.removeprefix(SIGNING_PREFIX), validate=True)
         except (binascii.Error, ValueError):
             raw = b""
-        if not text.startswith("whsk_") or len(raw) != 64:
+        if not text.startswith(SIGNING_PREFIX) or len(raw) != 64:
             raise _invalid("an Ed25519 key is whsk_ and the base64 of 64 bytes: seed, then public key")
         key = cls(raw[:32])
         if key.public_bytes != raw[32:]:
@@ -110,7 +137,12 @@ class SigningKey:
 
     @property
     def public_bytes(self) -> bytes:
-        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+        return self._private.public_key().public_bytes_raw()
+
+    @property
+    def text(self) -> str:
+        """The form that is stored; it is never shown."""
+        return SIGNING_PREFIX + base64.b64encode(self.seed + self.public_bytes).decode()
 
     @property
     def public_text(self) -> str:
@@ -120,5 +152,9 @@ class SigningKey:
     def sign(self, event_id: str, timestamp_s: int, body: bytes) -> str:
         """One entry of the signature header, beside the `v1` ones: `v1a,` and the base64 of the signature."""
         content = f"{event_id}.{timestamp_s}.".encode() + body
-        signature = Ed25519PrivateKey.from_private_bytes(self.seed).sign(content)
-        return "v1a," + base64.b64encode(signature).decode()
+        return "v1a," + base64.b64encode(self._private.sign(content)).decode()
+
+
+def parse_key(text: str) -> Secret | SigningKey:
+    """Either kind, by its prefix. Raises InvalidInput (`invalid_secret`)."""
+    return SigningKey.parse(text) if text.startswith(SIGNING_PREFIX) else Secret.parse(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from relay import __version__
 from relay.engine import Answer, Engine
 from relay.model.retries import Outcome
-from relay.model.signing import Secret, signed_headers
+from relay.model.signing import Secret, SigningKey, signed_headers
 
 #: Bytes of a receiver's answer that are read at most: enough for a sentence of explanation.
 ANSWER_LIMIT = 4096
@@ -36,13 +36,13 @@ class Sender:
         self._engine = engine
 
     async def post(
-        self, url: str, message: Message, *, secrets: Sequence[Secret], headers: Mapping[str, str], now_s: int
+        self, url: str, message: Message, *, keys: Sequence[Secret | SigningKey], headers: Mapping[str, str], now_s: int
     ) -> Outcome:
-        """POST the message, signed as of `now_s` (Unix seconds) with every live secret. Never raises for the peer."""
-        return outcome_of(await self.ask(url, message, secrets=secrets, headers=headers, now_s=now_s))
+        """POST the message, signed as of `now_s` (Unix seconds) with every live key. Never raises for the peer."""
+        return outcome_of(await self.ask(url, message, keys=keys, headers=headers, now_s=now_s))
 
     async def ask(
-        self, url: str, message: Message, *, secrets: Sequence[Secret], headers: Mapping[str, str], now_s: int
+        self, url: str, message: Message, *, keys: Sequence[Secret | SigningKey], headers: Mapping[str, str], now_s: int
     ) -> Answer:
         """As `post`, for whom the receiver's answer itself matters."""
         all_headers = {
@@ -51,7 +51,7 @@ class Sender:
             "user-agent": USER_AGENT,
             "accept-encoding": "identity",
             "relay-attempt": str(message.attempt),
-            **signed_headers(message.event_id, now_s, message.body, secrets),
+            **signed_headers(message.event_id, now_s, message.body, keys),
         }
         if message.sequence:
             all_headers["relay-sequence"] = str(message.sequence)

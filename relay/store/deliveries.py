@@ -12,12 +12,15 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
+from relay.errors import SecretUnreadable
 from relay.model.circuit import Health
+from relay.model.keyring import Keyring
 from relay.model.orders import EventId, JsonObject, LaneId, RetailerId, SubscriptionId
-from relay.model.signing import Secret
 from relay.store import keys
 from relay.store.interest import Interest, read_interest
+from relay.store.keyrings import open_keyring
 from relay.store.log import Entry, read_entry
 from relay.store.redis import Arg, Db, as_dict
 from relay.vault import Vault
@@ -30,14 +33,14 @@ ON_REQUEST = "\x1f"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and how to send: what the retailer configured, opened and parsed. `secrets` are those live now.
+    """Where and how to send: what the retailer configured, opened and parsed.
 
     `fold_to`: what lies at or before it and waits is to be folded per order. `enabled_ms`: since when it is enabled.
     """
 
     url: str
     host: str
-    secrets: tuple[Secret, ...]
+    keyring: Keyring
     headers: Mapping[str, str]
     payload: str
     ordering: str
@@ -181,7 +184,14 @@ class Deliveries:
     async def own(self, limit: int, *, owner: str, lease_ms: int) -> tuple[int, int | None, list[Owned]]:
         """Lease up to `limit` subscriptions with work; returns Redis's time and when there is more (None: nothing)."""
         now, next_ms, *found = await self._db.script("own", [keys.READY], [limit, owner, lease_ms])
-        owned = [self._owned(*fields, now_ms=int(now)) for fields in found]
+        owned = []
+        for fields in found:
+            try:
+                owned.append(self._owned(*fields))
+            except SecretUnreadable as error:  # its lease runs out and it is tried again; the others are not to wait
+                structlog.get_logger("relay.store").error(
+                    "delivery.secret_unreadable", subscription_id=fields[0].decode(), error=error.detail
+                )
         return int(now), int(float(next_ms)) if next_ms else None, owned
 
     async def record(self, owned: Owned, progress: Progress, *, lease_ms: int) -> Recorded | None:
@@ -272,19 +282,19 @@ class Deliveries:
         args += [snapshot.event_id, snapshot.body, snapshot.stands_for, snapshot.sequence]
         return bool(await self._db.script("fold", key_list, args))
 
-    async def target(self, subscription_id: SubscriptionId, *, now_ms: int) -> Target | None:
+    async def target(self, subscription_id: SubscriptionId) -> Target | None:
         """The configuration as it is now; None when the subscription is gone."""
         record = as_dict(await self._db.run("HGETALL", keys.subscription(subscription_id)))
-        return self._target(subscription_id, record, now_ms=now_ms) if record else None
+        return self._target(subscription_id, record) if record else None
 
-    def _owned(self, id_: bytes, fence: int, record: Any, ahead: Any, lanes: Any, *, now_ms: int) -> Owned:
+    def _owned(self, id_: bytes, fence: int, record: Any, ahead: Any, lanes: Any) -> Owned:
         subscription_id = SubscriptionId(id_.decode())
         fields = as_dict(record)
         return Owned(
             subscription_id,
             RetailerId(fields[b"retailer"].decode()),
             str(fence),
-            self._target(subscription_id, fields, now_ms=now_ms),
+            self._target(subscription_id, fields),
             fields[b"pos"].decode(),
             int(fields[b"pos_seq"]),
             frozenset(position.decode() for position in ahead),
@@ -295,19 +305,17 @@ class Deliveries:
             int(fields.get(b"beat_at", 0)),
         )
 
-    def _target(self, subscription_id: SubscriptionId, record: Mapping[bytes, bytes], *, now_ms: int) -> Target:
+    def _target(self, subscription_id: SubscriptionId, record: Mapping[bytes, bytes]) -> Target:
         retailer_id = record[b"retailer"].decode()
         doc = msgspec.json.decode(record[b"doc"])
         where = f"{retailer_id}/{subscription_id}"
-        stored = msgspec.json.decode(self._vault.open(record[b"secrets"], context=f"{where}/secrets"))
-        live = [s for s in stored if s["until_ms"] is None or s["until_ms"] > now_ms]
         headers = {}
         if b"headers" in record:
             headers = msgspec.json.decode(self._vault.open(record[b"headers"], context=f"{where}/headers"))
         return Target(
             url=record[b"url"].decode(),
             host=urlsplit(record[b"url"].decode()).netloc,
-            secrets=tuple(Secret.parse(s["secret"]) for s in live),
+            keyring=open_keyring(self._vault, retailer_id, subscription_id, record[b"secrets"]),
             headers=headers,
             payload=doc.get("payload") or "full",
             ordering=doc.get("ordering") or "order",

@@ -64,5 +64,16 @@ class Idempotency:
         await self._db.run("DEL", keys.idempotency(_digest(caller, method, path, key)))
 
 
+def sealed_answer(record: bytes) -> bytes:
+    """The sealed part of a stored record; empty while the first request runs."""
+    return msgspec.msgpack.decode(record, type=_Record).body
+
+
+def with_answer(record: bytes, sealed: bytes) -> bytes:
+    """The record with its answer sealed anew."""
+    known = msgspec.msgpack.decode(record, type=_Record)
+    return msgspec.msgpack.encode(_Record(known.request, known.status, sealed))
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

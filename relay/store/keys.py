@@ -49,6 +49,7 @@ Running
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
   pause:<what>           string  what may not be done again yet, such as a test send (expires)
   scratch                string  shows that Redis takes writes (expires)
+  known                  string  a sealed word: shows at start whether the master keys are those of this store
 """
 
 import hashlib
@@ -60,6 +61,7 @@ CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
 SCRATCH = f"{PREFIX}scratch"
+KNOWN = f"{PREFIX}known"
 
 #: The credential of retailers that have none of their own: the deployment's, from the settings.
 SHARED_CREDENTIAL = "shared"

@@ -5,7 +5,7 @@ The hash `sub:S`:
   retailer  R                     url      where to, as given
   doc       JSON of the rest of the configuration: description, payload, ordering, ...
   filters   JSON [[stream id, [pattern]]]: from behind that place on these patterns hold; the last one is today's
-  secrets   sealed JSON [{secret, until_ms}]
+  secrets   sealed JSON [{secret, until_ms}], newest first: whsec_ and whsk_ keys
   headers   sealed JSON of the retailer's own headers
   enabled   1 or 0                disabled_reason
   created   ms                    rev      counts changes of the configuration
@@ -27,9 +27,11 @@ import msgspec
 
 from relay.errors import Conflict, InvalidInput, NotFound, Problem
 from relay.model.circuit import Circuit
+from relay.model.keyring import Keyring
 from relay.model.orders import JsonObject, RetailerId, SubscriptionId
 from relay.store import keys
 from relay.store.deliveries import read_health
+from relay.store.keyrings import open_keyring, seal_keyring
 from relay.store.redis import Arg, Db
 from relay.vault import Vault
 
@@ -90,6 +92,7 @@ class Subscription:
     failing_since_ms: int | None
     verified: bool
     revision: str
+    keyring: Keyring
 
 
 class Changed(Conflict):
@@ -106,16 +109,15 @@ class Subscriptions:
         retailer_id: RetailerId,
         configuration: Configuration,
         *,
-        secret: str,
+        keyring: Keyring,
         start: str | None,
         disabled_reason: str = "by_retailer",
     ) -> Subscription:
         """Create; `start` is a stream id, None for the end of the log; the reason is for one that is created disabled.
-        Raises Conflict at the limit or for a URL that
-        another subscription of the retailer has."""
+        Raises Conflict at the limit or for a URL that another subscription of the retailer has."""
         id_ = SubscriptionId("sub_" + _random_name())
         fields: list[Arg] = ["doc", _json.encode(configuration.document())]
-        fields += ["secrets", self._seal(retailer_id, id_, "secrets", [{"secret": secret, "until_ms": None}])]
+        fields += ["secrets", seal_keyring(self._vault, retailer_id, id_, keyring)]
         if configuration.headers:
             fields += ["headers", self._seal(retailer_id, id_, "headers", dict(configuration.headers))]
         if not configuration.enabled:
@@ -139,6 +141,10 @@ class Subscriptions:
         """Raises NotFound, also for another retailer's."""
         record = await self._db.run("HGETALL", keys.subscription(subscription_id))
         return self._read(retailer_id, subscription_id, record)
+
+    async def all(self, retailer_id: RetailerId) -> list[Subscription]:
+        """All of a retailer's: at most MOST."""
+        return (await self.page(retailer_id, after=None, limit=MOST))[0]
 
     async def page(
         self, retailer_id: RetailerId, *, after: str | None, limit: int
@@ -164,10 +170,11 @@ class Subscriptions:
         backlog: Backlog = "all",
         reason: str = "by_retailer",
         verified: bool = False,
+        keyring: Keyring | None = None,
     ) -> Subscription:
         """Change the configuration. Filters hold from the end of the log on; disabling keeps what waits, and `backlog`
         says what becomes of it when the subscription is enabled again. `verified`: the URL has answered a challenge.
-        Raises NotFound, Conflict for a URL that another
+        `keyring` takes the place of the one before; None leaves it. Raises NotFound, Conflict for a URL that another
         subscription has, and Changed when somebody else changed the subscription since it was read."""
         changed = before.configuration
         fields: list[Arg] = ["doc", _json.encode(after.document())]
@@ -176,6 +183,8 @@ class Subscriptions:
             fields += ["headers", sealed]
         if verified:
             fields += ["verified", after.url]
+        if keyring is not None:
+            fields += ["secrets", seal_keyring(self._vault, retailer_id, before.id, keyring)]
         patterns: Arg = "" if after.event_types == changed.event_types else _json.encode(list(after.event_types))
         enabled = "" if after.enabled == changed.enabled else str(int(after.enabled))
         key_list = [keys.subscription(before.id), keys.live(retailer_id), keys.log(retailer_id), keys.READY]
@@ -232,6 +241,7 @@ class Subscriptions:
             failing_since_ms=health.since_ms if len(health.lanes) > 1 else None,
             verified=fields.get(b"verified") == fields[b"url"],
             revision=fields.get(b"rev", b"0").decode(),
+            keyring=open_keyring(self._vault, retailer_id, subscription_id, fields[b"secrets"]),
         )
 
     def _seal(self, retailer_id: str, subscription_id: str, what: str, value: Any) -> bytes:

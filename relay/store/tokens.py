@@ -14,19 +14,16 @@ class StoredTokens:
         self._vault = vault
 
     async def get(self, credential_id: str, user_id: str) -> bytes | None:
-        sealed = await self._db.run("GET", keys.token(credential_id, user_id))
+        name = keys.token(credential_id, user_id)
+        sealed = await self._db.run("GET", name)
         try:
-            return None if sealed is None else self._vault.open(sealed, context=_context(credential_id, user_id))
+            return None if sealed is None else self._vault.open(sealed, context=name)
         except SecretUnreadable:
             return None  # sealed with a key that was retired: mint anew
 
     async def put(self, credential_id: str, user_id: str, value: bytes, *, ttl_s: int) -> None:
-        sealed = self._vault.seal(value, context=_context(credential_id, user_id))
-        await self._db.run("SET", keys.token(credential_id, user_id), sealed, "EX", ttl_s)
+        name = keys.token(credential_id, user_id)
+        await self._db.run("SET", name, self._vault.seal(value, context=name), "EX", ttl_s)
 
     async def drop(self, credential_id: str, user_id: str) -> None:
         await self._db.run("DEL", keys.token(credential_id, user_id))
-
-
-def _context(credential_id: str, user_id: str) -> str:
-    return f"{credential_id}/{user_id}/minted"

@@ -146,7 +146,7 @@ def _resident_kb() -> int:
 
 async def _post(engine: GuardedEngine, url: str) -> Outcome:
     message = Message("evt_1", b"{}", sequence=1, attempt=1)
-    return await Sender(engine).post(url, message, secrets=[Secret(b"k" * 32)], headers={}, now_s=1)
+    return await Sender(engine).post(url, message, keys=[Secret(b"k" * 32)], headers={}, now_s=1)
 
 
 def _exchange(answers: Sequence[bytes]) -> tuple[list[bytes], list[Outcome]]:

@@ -20,6 +20,7 @@ from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import FastEngine
 from relay.model.cadence import Cadence
 from relay.model.fold import Fold
+from relay.model.keyring import Keyring
 from relay.model.lifecycle import Policy
 from relay.model.orders import OrderId, OrderState, RetailerId
 from relay.model.retries import Schedule
@@ -125,7 +126,9 @@ class Rig:
         secret = Secret(os.urandom(32))
         self.receiver.secrets.append(secret)
         configuration = Configuration(**{"url": f"{self.receiver_url}/{secrets.token_hex(4)}", **fields})
-        return await self.subscriptions.create(self.retailer_id, configuration, secret=secret.text, start="0-0")
+        return await self.subscriptions.create(
+            self.retailer_id, configuration, keyring=Keyring.new(secret), start="0-0"
+        )
 
     def poll(self, policy: Policy = POLICY, limits: PollLimits | None = None) -> PollPump:
         """Start a poll pump."""
@@ -221,6 +224,8 @@ async def open_rig(
             yield rig
         finally:
             rig.stopping = True
+            if rig.running:  # a cancelled Redis command would leave its connection to the garbage collector
+                await asyncio.wait(rig.running, timeout=5.0)
             for task in rig.running:
                 task.cancel()
             await asyncio.gather(*rig.running, return_exceptions=True)
