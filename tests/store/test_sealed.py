@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -12,6 +15,7 @@ from relay.model.keyring import Keyring
 from relay.model.orders import OrderId
 from relay.model.signing import Secret
 from relay.store import keys, sealed
+from relay.store.deliveries import Deliveries
 from relay.store.idempotency import Idempotency, Remembered
 from relay.store.order_records import Registration, UserToken
 from relay.store.orders import Orders
@@ -139,22 +143,27 @@ def test_other_keys_are_refused_at_start(redis_url: str) -> None:
     _run(redis_url, test)
 
 
-def test_one_unreadable_subscription_does_not_hold_up_the_others(redis_url: str) -> None:
-    from relay.store.deliveries import Deliveries
+@pytest.mark.parametrize("command", ["workers", "relay"])
+def test_no_process_starts_with_the_wrong_keys(redis_url: str, command: str) -> None:
+    async def make(db: Db) -> None:
+        await sealed.check_master_keys(db, _vault(OLD))
 
+    _run(redis_url, make)
+    settings = {"RELAY_REDIS_URL": redis_url, "RELAY_MASTER_KEYS": NEW, "RELAY_PORT": "0", "RELAY_METRICS_PORT": "0"}
+    arguments = [sys.executable, "-m", command, *(["api"] if command == "relay" else [])]
+
+    ended = subprocess.run(
+        arguments, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ended.returncode == 2
+    assert "does not fit this store" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_one_unreadable_subscription_does_not_hold_up_the_others(redis_url: str) -> None:
     async def test(db: Db) -> None:
         everything = await Everything().make(db, _vault(OLD))
-        other = (
-            await Subscriptions(db, _vault(NEW)).create(
-                everything.retailer.id,
-                Configuration("https://shop.example.com/2"),
-                keyring=Keyring.new(Secret.new()),
-                start=None,
-            )
-            if False
-            else None
-        )
-        assert other is None
         second = await Subscriptions(db, _vault(OLD)).create(
             everything.retailer.id,
             Configuration("https://shop.example.com/2"),
