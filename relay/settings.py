@@ -137,6 +137,10 @@ TABLE: Mapping[str, Setting] = {
     "recovery_rate": Setting(_whole(1, 10_000), "50", "events a second that a recovery sends again"),
     "patience": Setting(duration, "2m", "how long 401, 403 or 404 may last before tracking is suspended"),
     "confirm_after": Setting(duration, "5s", "after this a terminal status is read again"),
+    "api_url": Setting(
+        _url("https", "http"), "http://127.0.0.1:8080", "where commands such as `relay orders` find the API"
+    ),
+    "api_key": Setting(str, None, "the key that they present", secret=True),
     "data": Setting(str, "relay-data", "folder of the embedded store"),
 }
 
@@ -181,6 +185,8 @@ class Settings:
     recovery_rate: int = 50
     patience: float = 120.0
     confirm_after: float = 5.0
+    api_url: str = "http://127.0.0.1:8080"
+    api_key: str | None = field(default=None, repr=False)
     data: str = "relay-data"
 
     @property

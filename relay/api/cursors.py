@@ -42,11 +42,16 @@ def _counts(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text[:20]) < 2**53
 
 
-def page(request: Request, kind: str) -> tuple[str | None, int]:
-    """`after` and `limit` of a list request. Raises InvalidInput."""
+def limit(request: Request) -> int:
+    """`limit` of a list request. Raises InvalidInput."""
     text = request.query_params.get("limit", str(DEFAULT))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST):
         detail = f"limit is a whole number from 1 to {MOST}"
         raise InvalidInput(detail, code="invalid_limit", problems=[Problem("limit", "invalid_limit", detail)])
+    return int(text)
+
+
+def page(request: Request, kind: str) -> tuple[str | None, int]:
+    """`after` and `limit` of a list request. Raises InvalidInput."""
     after = request.query_params.get("after")
-    return (None if after is None else decode(kind, after)), int(text)
+    return (None if after is None else decode(kind, after)), limit(request)

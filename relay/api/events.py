@@ -1,28 +1,37 @@
 """The log as a pull feed: the same envelopes, ids, bytes and order as pushed."""
 
+import msgspec
+
 from relay.api import cursors
 from relay.api.deps import Call, Reply
 from relay.errors import NotFound
 from relay.model import catalogue
 from relay.model.filters import Filter
 from relay.model.orders import EventId
+from relay.store.log import START
 
 
 async def page(call: Call) -> Reply:
-    after, limit = cursors.page(call.request, "event")
-    pattern = call.request.query_params.get("type")
-    matches = None if pattern is None else Filter.parse([pattern], "type").matches
-    entries, last = await call.deps.log.page(
+    """`next` is there while there is more; `resume` always: where to go on from when more has happened."""
+    query = call.request.query_params
+    if query.get("after") == "now":
+        after, limit = await call.deps.log.last_position(call.retailer_id), cursors.limit(call.request)
+    else:
+        given, limit = cursors.page(call.request, "event")
+        after = given or START
+    pattern = query.get("type")
+    found = await call.deps.log.page(
         call.retailer_id,
         after=after,
         limit=limit,
-        order_id=call.request.query_params.get("order_id"),
-        matches=matches,
+        order_id=query.get("order_id"),
+        matches=None if pattern is None else Filter.parse([pattern], "type").matches,
     )
-    cursor = cursors.encode("event", last)
-    shown = b"null" if cursor is None else b'"' + cursor.encode() + b'"'
+    resume = msgspec.json.encode(cursors.encode("event", found.reached))
     # Bodies are passed on as stored: the bytes that were signed and sent.
-    return Reply(200, raw=b'{"data":[' + b",".join(e.body for e in entries) + b'],"next":' + shown + b"}")
+    data = b",".join(entry.body for entry in found.entries)
+    following = resume if found.more else b"null"
+    return Reply(200, raw=b'{"data":[' + data + b'],"next":' + following + b',"resume":' + resume + b"}")
 
 
 async def get(call: Call) -> Reply:

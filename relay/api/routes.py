@@ -28,6 +28,7 @@ class Operation:
 
 
 _PAGE = (("limit", "At most so many, up to 100."), ("after", "Cursor: the `next` of the page before."))
+_FEED = (_PAGE[0], ("after", "Cursor: `next` or `resume` of the page before; `now`: the end of the log."))
 _ORDER = "/v1/orders/{order_id}"
 _SUBSCRIPTION = "/v1/subscriptions/{subscription_id}"
 _RETAILER = "/v1/retailers/{retailer_id}"
@@ -203,8 +204,8 @@ OPERATIONS = (
     ),
     Operation(
         *("GET", "/v1/events", "listEvents", "The log as a pull feed", "events:read", events.page),
-        answers=((200, s.EventView, True),),
-        query=(*_PAGE, ("order_id", "Only this order's."), ("type", "Only this type, or a pattern such as order.*")),
+        answers=((200, s.EventPage, False),),
+        query=(*_FEED, ("order_id", "Only this order's."), ("type", "Only this type, or a pattern such as order.*")),
     ),
     Operation(
         *("GET", "/v1/events/{event_id}", "getEvent", "An event as delivered", "events:read", events.get),

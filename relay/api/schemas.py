@@ -380,3 +380,11 @@ class EventView(Struct):
     timestamp: str
     api_version: str
     data: dict[str, Any]
+
+
+class EventPage(Struct):
+    """`next` is null at the end of the log; `resume` is always there: go on from it when more has happened."""
+
+    data: list[EventView]
+    next: str | None
+    resume: str

@@ -33,6 +33,15 @@ class Entry:
         return int(self.position.partition("-")[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a log. `more`: there may be further entries behind `reached`, the place up to which was looked."""
+
+    entries: list[Entry]
+    reached: str
+    more: bool
+
+
 class Log:
     """The log of every retailer. Nothing here writes events: `Orders.commit` does, with the state they tell of."""
 
@@ -77,28 +86,25 @@ class Log:
         limit: int,
         order_id: str | None,
         matches: Callable[[str], bool] | None,
-    ) -> tuple[list[Entry], str | None]:
-        """Entries behind a position, oldest first; the next cursor is a position, None at the end of the log.
-
-        With `matches` a page may be short although more follows: the cursor says so.
-        """
+    ) -> Page:
+        """Entries behind a position, oldest first. With `matches` a page may be short although more follows."""
         position = after or START
         if order_id is not None:
             return await self._page_of_order(retailer_id, order_id, position, limit, matches)
         found: list[Entry] = []
-        seen = 0
+        seen, size = 0, 500 if matches else limit + 1
         while seen < _SCAN:
-            batch = await self.after(retailer_id, position, 500 if matches else limit + 1)
+            batch = await self.after(retailer_id, position, size)
             for entry in batch:
                 if len(found) == limit:
-                    return found, position
+                    return Page(found, position, more=True)
                 position = entry.position
                 if matches is None or matches(entry.type):
                     found.append(entry)
             seen += len(batch)
-            if len(batch) < (500 if matches else limit + 1):
-                return found, None
-        return found, position
+            if len(batch) < size:
+                return Page(found, position, more=False)
+        return Page(found, position, more=True)
 
     async def _page_of_order(
         self,
@@ -107,18 +113,19 @@ class Log:
         position: str,
         limit: int,
         matches: Callable[[str], bool] | None,
-    ) -> tuple[list[Entry], str | None]:
+    ) -> Page:
         trail = [raw.decode() for raw in await self._db.run("LRANGE", keys.trail(retailer_id, order_id), 0, -1)]
         wanted = [p for p in trail if ordinal(p) > ordinal(position)]
         found: list[Entry] = []
         for start in range(0, len(wanted), 100):
-            for entry in await self.at(retailer_id, wanted[start : start + 100]):
-                if entry is None or (matches is not None and not matches(entry.type)):
-                    continue
-                if len(found) == limit:
-                    return found, found[-1].position
-                found.append(entry)
-        return found, None
+            chunk = wanted[start : start + 100]
+            for place, entry in zip(chunk, await self.at(retailer_id, chunk), strict=True):
+                if entry is not None and (matches is None or matches(entry.type)):
+                    if len(found) == limit:
+                        return Page(found, position, more=True)
+                    found.append(entry)
+                position = place
+        return Page(found, position, more=False)
 
 
 def ordinal(position: str) -> tuple[int, int]:
