@@ -59,6 +59,12 @@ class Conflict(RelayError):
     code = "conflict"
 
 
+class Gone(RelayError):
+    """It was there and was erased."""
+
+    code = "gone"
+
+
 class Unauthorized(RelayError):
     code = "unauthorized"
 

@@ -14,14 +14,13 @@ from relay.store.bells import Bells
 from relay.store.ledger import Ledger
 from relay.store.orders import Orders
 from relay.store.redis import Db
+from relay.store.retention import Retention
 from relay.store.sealed import Census
 from relay.store.slots import Slots
 
 SWEEP_EVERY = 1.0
 GAUGES_EVERY = 10.0
 RETENTION_EVERY = 60.0
-#: Events one script drops at most: it stays short while a log of millions is trimmed.
-TRIM_BATCH = 500
 
 
 class MaintainPump:
@@ -35,6 +34,7 @@ class MaintainPump:
         bells: Bells,
         ringer: Ringer,
         ledger: Ledger,
+        retention: Retention,
         *,
         pumps: Mapping[str, int],
         lease_s: float,
@@ -47,6 +47,7 @@ class MaintainPump:
         self._bells = bells
         self._ringer = ringer
         self._ledger = ledger
+        self._retention = retention
         self._pumps = pumps
         self._lease_s = lease_s
         self._retention_events_s = retention_events_s
@@ -96,10 +97,7 @@ class MaintainPump:
         keep_from = f"{now_ms - int(self._retention_events_s * 1000)}-0"
         dropped = 0
         for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
-            retailer_id = raw.decode()
-            log_keys = [keys.log(retailer_id), keys.event_ids(retailer_id)]
-            while count := await self._db.script("trim", log_keys, [retailer_id, keep_from, TRIM_BATCH]):
-                dropped += count
+            dropped += await self._retention.trim(RetailerId(raw.decode()), keep_from)
         over = now_ms - int(self._retention_orders_s * 1000)
         ended = await self._db.run("ZRANGEBYSCORE", keys.ENDED, "-inf", over, "LIMIT", 0, 1000)
         for raw in ended:

@@ -14,6 +14,9 @@ from relay.errors import InvalidInput, InvalidSettings, Problem
 from relay.model.retries import DEFAULT_SCHEDULE, GIVE_UP_AFTER, Schedule
 from relay.vault import parse_master_keys
 
+#: How long a retailer has to recover what was given up, after the last retry (seconds).
+RECOVERY_WINDOW = 24 * 3600.0
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -229,8 +232,9 @@ def _contradictions(settings: Settings) -> list[Problem]:
     def refuse(name: str, detail: str) -> None:
         found.append(Problem(variable(name), "contradiction", detail))
 
-    if settings.retention_events <= GIVE_UP_AFTER:
-        refuse("retention_events", "must be longer than the retry span of 72h, or late retries have nothing to send")
+    if settings.retention_events < GIVE_UP_AFTER + RECOVERY_WINDOW:
+        why = "must be at least the retry span of 72h and a day to recover what failed: 96h"
+        refuse("retention_events", why)
     if settings.slice > 60:
         refuse("slice", "a pump works at most 60s at a time")
     if settings.lease < 1:

@@ -1,9 +1,13 @@
 """What a retailer does to a tracked order: stop it, decide on a replacement, send a message."""
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from relay.access import AccessRefused, TokenBroker
 from relay.errors import Conflict, NotFound, UpstreamRefused
 from relay.model import lifecycle
-from relay.model.orders import JsonObject, OrderId, RetailerId
+from relay.model.lifecycle import Step
+from relay.model.orders import JsonObject, OrderId, OrderState, RetailerId
 from relay.store.order_records import Commit
 from relay.store.orders import Orders
 from relay.upstream.interface import Access, UnusableAnswer, Upstream
@@ -14,11 +18,29 @@ TRIES = 10
 
 async def stop(orders: Orders, retailer_id: RetailerId, order_id: OrderId, *, now_ms: int, reason: str) -> bool:
     """End tracking with `order.tracking_ended`; False when it has ended already. Raises NotFound."""
+
+    def decide(state: OrderState) -> Step | None:
+        return lifecycle.stop(state, reason, now_ms=now_ms)
+
+    return await _end(orders, retailer_id, order_id, decide)
+
+
+async def purge(orders: Orders, retailer_id: RetailerId, order_id: OrderId, *, now_ms: int) -> None:
+    """End tracking, if it has not ended, with an event that shows nothing of the order, and erase what is stored about
+    it; also what is left of an order whose state has gone with its retention. Raises NotFound."""
+    with suppress(NotFound):
+        await _end(orders, retailer_id, order_id, lambda state: lifecycle.purge(state, now_ms=now_ms))
+    await orders.purge(retailer_id, order_id)
+
+
+async def _end(
+    orders: Orders, retailer_id: RetailerId, order_id: OrderId, decide: Callable[[OrderState], Step | None]
+) -> bool:
     for _ in range(TRIES):
         state = await orders.load_state(retailer_id, order_id)
         if state is None:
             raise NotFound("no such order")
-        step = lifecycle.stop(state, reason, now_ms=now_ms)
+        step = decide(state)
         if step is None:
             return False
         result = await orders.commit(Commit(state, step.state, step.events, delays_ms=step.delays_ms))

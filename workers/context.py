@@ -30,6 +30,7 @@ from relay.store.orders import Orders
 from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
+from relay.store.retention import Retention
 from relay.store.sealed import check_master_keys
 from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
@@ -102,6 +103,7 @@ class Process:
             self.bells,
             self.ringer,
             Ledger(self.db, self.log),
+            Retention(self.db, self.log),
             pumps={"poll": settings.poll_pumps, "deliver": settings.deliver_pumps},
             lease_s=settings.lease,
             retention_events_s=settings.retention_events,

@@ -24,6 +24,7 @@ from relay.api.observability import probes
 from relay.api.problems import problem
 from relay.api.routes import OPERATIONS, OPERATOR, Operation
 from relay.errors import Forbidden, InvalidInput, NotFound, RelayError, Unauthorized
+from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
 
@@ -97,8 +98,17 @@ async def _answer_once(deps: Deps, caller: Caller, request: Request, operation: 
     except BaseException:
         await deps.idempotency.forget(*scope)
         raise
-    await deps.idempotency.finish(*scope, raw, Remembered(response.status_code, bytes(response.body)))
+    answer = Remembered(response.status_code, bytes(response.body))
+    await deps.idempotency.finish(*scope, raw, answer, about=_about(call))
     return response
+
+
+def _about(call: Call) -> str | None:
+    """Where an answer is listed that shows an order, so that a purge of the order finds it."""
+    order_id = call.request.path_params.get("order_id") or getattr(call.body, "order_id", None)
+    if order_id is None or call.caller.retailer_id is None:
+        return None
+    return keys.answers(call.caller.retailer_id, order_id)
 
 
 def _response(reply: Reply) -> Response:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import get_args
 
-from relay.api import cursors
+from relay.api import cursors, events
 from relay.api.deps import Call, Reply
 from relay.api.schemas import (
     AttemptView,
@@ -13,15 +13,13 @@ from relay.api.schemas import (
     RedeliveryView,
     StatisticsView,
 )
-from relay.errors import InvalidInput, NotFound, Problem
+from relay.errors import InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.filters import Filter
-from relay.model.orders import EventId
 from relay.store import statistics
 from relay.store.attempts import Attempt
 from relay.store.deliveries import LaneEntry, on_request
 from relay.store.history import Delivery, Status
-from relay.store.log import Entry
 from relay.store.recoveries import Recovery
 
 #: Larger than the number of any event within one millisecond: "the end of this millisecond" as a place in the log.
@@ -51,14 +49,14 @@ async def page(call: Call) -> Reply:
 
 
 async def of_event(call: Call) -> Reply:
-    entry = await _event(call)
+    entry = await events.found(call)
     found = await call.deps.history.of_event(call.retailer_id, entry)
     return Reply(200, {"data": [view(one) for one in found], "next": None})
 
 
 async def redeliver(call: Call) -> Reply:
     """Queue the event once more, under the same id and relay-sequence. Retries that are under way go on."""
-    entry = await _event(call)
+    entry = await events.found(call)
     subscription = await call.deps.subscriptions.get(call.retailer_id, call.body.subscription_id)
     known = await call.deps.history.of(call.retailer_id, subscription.id, entry)
     sequence = None if known is None else known.sequence
@@ -146,13 +144,6 @@ def attempt(one: Attempt) -> AttemptView:
     return AttemptView(
         *(rfc3339(one.at_ms), one.outcome, one.status, one.duration_ms, one.error or None), replay=one.replay
     )
-
-
-async def _event(call: Call) -> Entry:
-    entry = await call.deps.log.find(call.retailer_id, EventId(call.path("event_id")))
-    if entry is None:
-        raise NotFound("no such event")
-    return entry
 
 
 def _ms(moment: datetime) -> int:

@@ -15,6 +15,7 @@ _ERRORS = {
     "403": "The key lacks the scope",
     "404": "Nothing of that name here",
     "409": "Not in this state",
+    "410": "It was purged",
     "413": "The body is too large",
     "415": "Not uncompressed application/json",
     "429": "Too many requests; Retry-After says when to come again",

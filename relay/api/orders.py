@@ -67,9 +67,10 @@ async def delete(call: Call) -> Reply:
     if purge not in ("true", "false"):
         raise InvalidInput("purge is true or false", problems=[Problem("purge", "invalid_value", "true or false")])
     now_ms = await call.deps.db.now_ms()
-    await tracking.stop(call.deps.orders, call.retailer_id, order_id, now_ms=now_ms, reason="stopped")
     if purge == "true":
-        await call.deps.orders.erase(call.retailer_id, order_id)
+        await tracking.purge(call.deps.orders, call.retailer_id, order_id, now_ms=now_ms)
+    else:
+        await tracking.stop(call.deps.orders, call.retailer_id, order_id, now_ms=now_ms, reason="stopped")
     return Reply(202, {"order_id": order_id, "tracking": "ended", "purged": purge == "true"})
 
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from relay.errors import (
     Conflict,
     Forbidden,
+    Gone,
     InvalidInput,
     NotFound,
     RateLimited,
@@ -21,6 +22,7 @@ from relay.errors import (
 _STATUS: tuple[tuple[type[RelayError], int, str], ...] = (
     (InvalidInput, 422, "The input cannot be accepted"),
     (NotFound, 404, "Not found"),
+    (Gone, 410, "Gone"),
     (Conflict, 409, "Conflict"),
     (Unauthorized, 401, "Unauthorized"),
     (Forbidden, 403, "Forbidden"),

@@ -59,15 +59,20 @@ class Aside:
         """The first `depth` entries of each lane, with their events."""
         one = self._owned.subscription_id
         stored = await self._stores.deliveries.lanes(one, lanes, depth)
-        plain = [entry.position for entries in stored for entry in entries if entry.kind != "f"]
-        found = await self._stores.log.at(self._owned.retailer_id, plain)
-        events_at = dict(zip(plain, found, strict=True))
+        places = [entry.position for entries in stored for entry in entries]
+        found = await self._stores.log.at(self._owned.retailer_id, places)
+        events_at = dict(zip(places, found, strict=True))
         folded = [lane for lane, entries in zip(lanes, stored, strict=True) if entries and entries[0].kind == "f"]
         snapshots = await self._stores.deliveries.folded(one, folded)
         return [
             [_waiting(at, lane, events_at, snapshots.get(lane)) for at in entries]
             for lane, entries in zip(lanes, stored, strict=True)
         ]
+
+    async def purged(self, positions: Sequence[str]) -> set[str]:
+        """Those of these places whose events were purged."""
+        found = await self._stores.log.at(self._owned.retailer_id, positions)
+        return {entry.position for entry in found if entry is not None and entry.gone}
 
     async def fold(self, lane: LaneId, *, fold_to: str, read_to: str) -> list[tuple[str, bytes]] | None:
         """Put one snapshot in the place of all a lane holds, if its head is at or before `fold_to`.
@@ -85,7 +90,7 @@ class Aside:
         last = await self._stores.log.last_of(retailer_id, lane)
         if last is not None and ordinal(last) > ordinal(read_to):
             return None
-        if state is None or (first is None and before is None):
+        if state is None or (before is None and (first is None or first.gone)):
             return []  # erased, or beyond retention: what is left goes out, or is counted as dead, one by one
         begins = first.sequence if before is None and first is not None else _first_of(before)
         now_ms = self._clock.now_ms()
@@ -94,7 +99,7 @@ class Aside:
         replaced += expanded(before.stands_for) if before is not None else []
         snapshot = Folded(event.id, event.body, compressed(replaced), state.sequence)
         head = LaneEntry(entries[-1].position, entries[-1].sequence, 0, 0, "f")
-        if not await self._stores.deliveries.fold(self._owned, lane, entries, head, snapshot):
+        if not await self._stores.deliveries.fold(self._owned, lane, state, entries, head, snapshot):
             return []
         gone = [Attempt(e.sequence, 0, now_ms, "folded", None, 0.0, "skipped", event.id) for e in entries[:-1]]
         return [(e.position, one.encode()) for e, one in zip(entries[:-1], gone, strict=True)]
@@ -147,7 +152,7 @@ class Aside:
                 target.interest.current.matches(entry.type) and entry.subject != self._owned.subscription_id
             )
             delivered = any(one.verdict == "delivered" for one in tries)
-            if not wanted or entry.position in waits or (recovery.only == "missing" and delivered):
+            if entry.gone or not wanted or entry.position in waits or (recovery.only == "missing" and delivered):
                 continue
             sequence = max((one.sequence for one in tries), default=0)
             chosen.append((on_request(target.ordering, entry), LaneEntry(entry.position, sequence, 0, 0, "r")))
@@ -204,10 +209,11 @@ class Aside:
 
 
 def _waiting(at: LaneEntry, lane: LaneId, events_at: Mapping[str, Entry | None], snapshot: Folded | None) -> Waiting:
+    event = events_at[at.position]
     if at.kind != "f":
-        return Waiting(at, events_at[at.position])
+        return Waiting(at, event)
     if snapshot is None:
-        return Waiting(at, None)
+        return Waiting(at, event if event is not None and event.gone else None)
     entry = Entry(at.position, snapshot.event_id, "order.snapshot", OrderId(lane), snapshot.sequence, snapshot.body)
     return Waiting(at, entry, snapshot.stands_for)
 

@@ -73,10 +73,14 @@ class Lanes:
                 self.sleep(lane, now_ms)
 
     def merge(self, parked: Mapping[LaneId, int]) -> None:
-        """Take in lanes that were parked from outside."""
+        """Take in lanes that were parked, or made due, from outside."""
         for lane, at_ms in parked.items():
-            if lane not in self.parked:
+            if at_ms < self.parked.get(lane, at_ms + 1):
                 self.sleep(lane, at_ms)
+
+    def positions(self) -> list[str]:
+        """Places in the log of all that is in memory."""
+        return [job.entry.position for queue in self._queues.values() for job in queue]
 
     def due(self, now_ms: int, most: int) -> list[LaneId]:
         """Parked lanes whose time has come and that are not in memory; each is told once."""

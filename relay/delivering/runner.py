@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import structlog
 
-from relay import metrics
 from relay.clock import Clock
 from relay.delivering.aside import Aside, Waiting
 from relay.delivering.gate import Gate
@@ -30,8 +29,7 @@ from relay.model.events import thin
 from relay.model.orders import LaneId
 from relay.model.retries import Schedule
 from relay.sender import Message, Sender
-from relay.store.attempts import Attempt
-from relay.store.deliveries import Deliveries, LaneEntry, Operation, Owned, Recorded
+from relay.store.deliveries import Deliveries, Owned, Recorded
 from relay.store.log import Entry, ordinal
 
 #: Entries of the log between the position and the furthest read: bounds what is in memory and settled ahead.
@@ -90,6 +88,7 @@ class Runner:
             dice=dice,
         )
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._purged: set[str] = set()
         self._fold_to = owned.target.fold_to
         self._rang = owned.rang
         self._job = ""
@@ -179,6 +178,7 @@ class Runner:
             if look.rang != self._rang:
                 self._rang = look.rang
                 self._lanes.merge(await self._deliveries.parked(self._owned.subscription_id))
+                self._purged |= await self._aside.purged(self._lanes.positions())
             self._job = look.job
             if blocked:
                 self._unread = bool(look.entries)
@@ -194,7 +194,7 @@ class Runner:
             entry.position,
             matched=interest.wants(entry),
             ahead=entry.position in self._ahead,
-            skipped=interest.skipped(entry.position),
+            skipped=entry.gone or interest.skipped(entry.position),
         )
         if place.settled:
             self._ahead.discard(entry.position)
@@ -267,9 +267,9 @@ class Runner:
         for one in loaded:
             at = one.at
             if one.entry is None:
-                self._expire(lane, at)
-            elif at.kind != "r" and self._target.interest.skipped(at.position):
-                self._skip(lane, at, one.entry)
+                self._settling.expire(lane, at)
+            elif one.entry.gone or (at.kind != "r" and self._target.interest.skipped(at.position)):
+                self._settling.skip(lane, at, one.entry)
             else:
                 fields = (one.entry, at.sequence, None, at.attempts, at.first_attempt_ms, at.kind, one.stands_for)
                 jobs.append(Job(*fields))
@@ -278,31 +278,15 @@ class Runner:
         else:
             self._settling.drain(lane)
 
-    def _expire(self, lane: LaneId, waiting: LaneEntry) -> None:
-        """Retention took the event before it could be delivered: a dead letter, never silence."""
-        self._recorder.batch.operations.append(Operation("pop", lane, waiting.position))
-        if waiting.kind == "r":
-            self._recorder.batch.replayed += 1
-            return
-        self._recorder.batch.operations.append(Operation("dead", lane, waiting.position, "expired"))
-        self._recorder.batch.dead += 1
-        metrics.verdicts.labels("dead").inc()
-        self._logger.error("delivery.expired", order_id=lane, position=waiting.position)
-
-    def _skip(self, lane: LaneId, waiting: LaneEntry, entry: Entry) -> None:
-        """The retailer enabled the subscription without what had waited."""
-        batch = self._recorder.batch
-        batch.operations.append(Operation("pop", lane, waiting.position))
-        batch.skipped += 1
-        job = Job(entry, waiting.sequence, None)
-        batch.note(job, Attempt(waiting.sequence, 0, self._clock.now_ms(), "skipped", None, 0.0, "skipped"))
-
     def _dispatch(self) -> None:
         while self._lanes.runnable and not self._settling.folding:
             now_ms = self._clock.now_ms()
             if self._recorder.lost or not self._gate.admits(len(self._in_flight), now_ms):
                 return
             lane = self._lanes.runnable.popleft()
+            if self._lanes.head(lane).entry.position in self._purged:
+                self._settling.leave_out(lane)
+                continue
             self._gate.pass_through(lane, now_ms)
             if self._gate.probe == lane:
                 self._recorder.batch.health = self._gate.health

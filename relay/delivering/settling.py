@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import structlog
 
+from relay import metrics
 from relay.clock import Clock
 from relay.delivering import telling
 from relay.delivering.gate import Gate
@@ -18,7 +19,9 @@ from relay.model import events
 from relay.model.circuit import standing
 from relay.model.orders import JsonObject, LaneId
 from relay.model.retries import Dead, Delivered, Gone, Outcome, Retry, Schedule, Verdict, judge
-from relay.store.deliveries import Notice, Operation, Owned, Recorded, Target
+from relay.store.attempts import Attempt
+from relay.store.deliveries import LaneEntry, Notice, Operation, Owned, Recorded, Target
+from relay.store.log import Entry
 
 #: How often at most the retailer is told of an event that was given up (ms): a day.
 TELL_OF_DEAD_EVERY = 24 * 3_600_000
@@ -106,6 +109,42 @@ class Settling:
             batch.operations.append(Operation("dead", lane, position, verdict.reason))
         if not self._lanes.go_on(lane) and job.place is None:
             batch.drained.add(lane)
+
+    def leave_out(self, lane: LaneId) -> None:
+        """The head of a lane is not to be sent: it was purged. The lane goes on."""
+        job, batch = self._lanes.pop(lane), self._recorder.batch
+        if job.kind == "r":
+            batch.replayed += 1
+        else:
+            batch.skipped += 1
+        if job.place is not None:
+            self._window.settle(job.place)
+        else:
+            batch.operations.append(Operation("pop", lane, job.entry.position))
+        if not self._lanes.go_on(lane) and job.place is None:
+            batch.drained.add(lane)
+
+    def expire(self, lane: LaneId, waiting: LaneEntry) -> None:
+        """Retention took the event before it could be delivered: a dead letter, never silence."""
+        self._recorder.batch.operations.append(Operation("pop", lane, waiting.position))
+        if waiting.kind == "r":
+            self._recorder.batch.replayed += 1
+            return
+        self._recorder.batch.operations.append(Operation("dead", lane, waiting.position, "expired"))
+        self._recorder.batch.dead += 1
+        metrics.verdicts.labels("dead").inc()
+        self._logger.error("delivery.expired", order_id=lane, position=waiting.position)
+
+    def skip(self, lane: LaneId, waiting: LaneEntry, entry: Entry) -> None:
+        """The retailer enabled the subscription without what had waited, or purged it."""
+        batch = self._recorder.batch
+        batch.operations.append(Operation("pop", lane, waiting.position))
+        if waiting.kind == "r":
+            batch.replayed += 1
+            return
+        batch.skipped += 1
+        job = Job(entry, waiting.sequence, None)
+        batch.note(job, Attempt(waiting.sequence, 0, self._clock.now_ms(), "skipped", None, 0.0, "skipped"))
 
     def _put_off(self, lane: LaneId, job: Job, delay_ms: int) -> None:
         """Park the lane: the failed event first, then whatever of its order was read after it."""

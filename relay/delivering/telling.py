@@ -30,7 +30,7 @@ def attempted(
         attempt=job.attempts,
         outcome=outcome.kind,
         status=outcome.status,
-        detail=outcome.detail,
+        detail=_without_echo(outcome),
         duration_ms=round(outcome.duration_ms, 1),
         verdict=name,
     )
@@ -43,13 +43,18 @@ def attempted(
     )
 
 
+def _without_echo(outcome: Outcome) -> str:
+    """What a receiver answered may repeat what it was sent: that is kept with the attempt, and purged with it."""
+    return "" if outcome.kind == "answered" else outcome.detail
+
+
 def last_error(attempt: Attempt) -> str:
-    """The attempt as the subscription shows its last error."""
+    """The attempt as the subscription shows its last error, without what the receiver answered."""
     record = {
         "at_ms": attempt.at_ms,
         "outcome": attempt.outcome,
         "status": attempt.status,
-        "detail": attempt.error,
+        "detail": "" if attempt.outcome == "answered" else attempt.error,
     }
     return msgspec.json.encode(record).decode()
 

@@ -24,6 +24,7 @@ from relay.model.orders import (
     OrderState,
     Reading,
     Resource,
+    Snapshot,
     Tracking,
     Trouble,
 )
@@ -170,6 +171,11 @@ def troubled(previous: Trouble | None, code: str, detail: str, *, now_ms: int) -
     if previous is None or previous.code != code:
         return Trouble(code, detail, now_ms, 1)
     return replace(previous, detail=detail, count=previous.count + 1)
+
+
+def purge(state: OrderState, *, now_ms: int) -> Step | None:
+    """End tracking because the retailer has the order erased: the event tells of it and shows nothing of the order."""
+    return stop(replace(state, snapshot=Snapshot(), metadata={}), "purged", now_ms=now_ms)
 
 
 def stop(state: OrderState, reason: str, *, now_ms: int) -> Step | None:

@@ -17,11 +17,11 @@ import structlog
 from relay.errors import SecretUnreadable
 from relay.model.circuit import Health
 from relay.model.keyring import Keyring
-from relay.model.orders import EventId, JsonObject, LaneId, RetailerId, SubscriptionId
+from relay.model.orders import EventId, JsonObject, LaneId, OrderState, RetailerId, SubscriptionId
 from relay.store import keys
 from relay.store.interest import Interest, read_interest
 from relay.store.keyrings import open_keyring
-from relay.store.log import Entry, read_entry
+from relay.store.log import Entry, commands_after, read_after
 from relay.store.redis import Arg, Db, as_dict
 from relay.vault import Vault
 
@@ -240,12 +240,11 @@ class Deliveries:
 
     async def look(self, owned: Owned, position: str, limit: int) -> Look:
         """Log entries behind a position, and what else may have changed. One round trip."""
-        commands: list[list[Arg]] = [
-            ["XRANGE", keys.log(owned.retailer_id), f"({position}", "+", "COUNT", limit],
-            ["HMGET", keys.subscription(owned.subscription_id), "rev", "rang", "job"],
-        ]
-        rows, (revision, rang, job) = await self._db.run_many(commands)
-        return Look([read_entry(row) for row in rows], _text(revision or b"0"), _text(rang or b""), _text(job or b""))
+        commands = commands_after(owned.retailer_id, position, limit)
+        commands.append(["HMGET", keys.subscription(owned.subscription_id), "rev", "rang", "job"])
+        *found, (revision, rang, job) = await self._db.run_many(commands)
+        entries = read_after(found, limit)
+        return Look(entries, _text(revision or b"0"), _text(rang or b""), _text(job or b""))
 
     async def release(self, owned: Owned) -> bool:
         one = owned.subscription_id
@@ -273,12 +272,27 @@ class Deliveries:
         }
 
     async def fold(
-        self, owned: Owned, lane: LaneId, entries: Sequence[LaneEntry], head: LaneEntry, snapshot: Folded
+        self,
+        owned: Owned,
+        lane: LaneId,
+        state: OrderState,
+        entries: Sequence[LaneEntry],
+        head: LaneEntry,
+        snapshot: Folded,
     ) -> bool:
-        """Put a snapshot in the place of a lane's first entries; False when they are not its first any more."""
+        """Put a snapshot in the place of a lane's first entries; False when they are not its first any more, or the
+        order is not any more as the snapshot shows it."""
         one = owned.subscription_id
         key_list = [keys.subscription(one), keys.lane(one, lane), keys.fold(one, lane)]
-        args: list[Arg] = [owned.fence, len(entries), entries[-1].encode(), head.encode()]
+        key_list.append(keys.order(owned.retailer_id, state.order_id))
+        args: list[Arg] = [
+            owned.fence,
+            state.registered_ms,
+            state.version,
+            len(entries),
+            entries[-1].encode(),
+            head.encode(),
+        ]
         args += [snapshot.event_id, snapshot.body, snapshot.stands_for, snapshot.sequence]
         return bool(await self._db.script("fold", key_list, args))
 

@@ -10,7 +10,7 @@ import msgspec
 
 from relay.errors import Conflict, InvalidInput
 from relay.store import keys
-from relay.store.redis import Db
+from relay.store.redis import Arg, Db
 from relay.vault import Vault
 
 #: How long an answer is kept, and how long a request may run before its key is free again (seconds).
@@ -53,11 +53,25 @@ class Idempotency:
             raise Conflict("the first request with this Idempotency-Key is still running", code="request_in_progress")
         return Remembered(known.status, self._vault.open(known.body, context=name))
 
-    async def finish(self, caller: str, method: str, path: str, key: str, body: bytes, answer: Remembered) -> None:
+    async def finish(
+        self,
+        caller: str,
+        method: str,
+        path: str,
+        key: str,
+        body: bytes,
+        answer: Remembered,
+        *,
+        about: str | None = None,
+    ) -> None:
+        """Keep the answer. `about` is the set that lists the answers about an order (keys.answers), if it is."""
         name = keys.idempotency(_digest(caller, method, path, key))
         sealed = self._vault.seal(answer.body, context=name)
         record = _Record(hashlib.sha256(body).hexdigest(), answer.status, sealed)
-        await self._db.run("SET", name, msgspec.msgpack.encode(record), "EX", KEPT_S)
+        commands: list[list[Arg]] = [["SET", name, msgspec.msgpack.encode(record), "EX", KEPT_S]]
+        if about is not None:  # listed before it is kept: a purge in between finds a name without an answer
+            commands = [["SADD", about, name], ["EXPIRE", about, KEPT_S], *commands]
+        await self._db.run_many(commands)
 
     async def forget(self, caller: str, method: str, path: str, key: str) -> None:
         """The request failed on our side: it may be tried again."""

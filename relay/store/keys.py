@@ -24,7 +24,10 @@ Log
   log:R                  stream  i: event id, t: type, o: O, q: sequence, b: body; s: the subscription that an event
                                  of `subscription.*` is about (then O is empty)
   ids:R                  hash    event id -> stream id
-  trail:R:O              list    stream ids of an order's events; index = sequence - 1 (until trimmed)
+  trail:R:O              list    stream ids of an order's events, oldest first; goes with the last of them
+  gone:R                 zset    what remains of purged events: place/event id/type/sequence/O, the place as text that
+                                 sorts; scores are 0
+  answers:R:O            set     kept answers to POSTs about the order, so that a purge finds them (expires)
 
 Subscriptions
   subs:R                 zset    S by creation (ms)
@@ -113,6 +116,14 @@ def event_ids(retailer_id: str) -> str:
 
 def trail(retailer_id: str, order_id: str) -> str:
     return f"{PREFIX}trail:{retailer_id}:{order_id}"
+
+
+def gone(retailer_id: str) -> str:
+    return f"{PREFIX}gone:{retailer_id}"
+
+
+def answers(retailer_id: str, order_id: str) -> str:
+    return f"{PREFIX}answers:{retailer_id}:{order_id}"
 
 
 def subscriptions(retailer_id: str) -> str:

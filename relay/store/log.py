@@ -18,7 +18,8 @@ START = "0-0"
 class Entry:
     """One event in the log. `position` is its stream id; `body` the bytes that are stored, signed, sent and pulled.
 
-    `subject` is the subscription that an event of `subscription.*` is about; such an event has no order."""
+    `subject` is the subscription that an event of `subscription.*` is about; such an event has no order. `gone`: a
+    purge erased the event; it is counted and never sent, and has no body."""
 
     position: str
     event_id: EventId
@@ -27,6 +28,7 @@ class Entry:
     sequence: int
     body: bytes = field(repr=False)
     subject: str = ""
+    gone: bool = False
 
     @property
     def committed_ms(self) -> int:
@@ -49,21 +51,32 @@ class Log:
         self._db = db
 
     async def after(self, retailer_id: RetailerId, position: str, limit: int) -> list[Entry]:
-        """Up to `limit` entries behind a position, in order."""
-        rows = await self._db.run("XRANGE", keys.log(retailer_id), f"({position}", "+", "COUNT", limit)
-        return [read_entry(row) for row in rows]
+        """Up to `limit` entries behind a position, in order, purged ones among them."""
+        return read_after(await self._db.run_many(commands_after(retailer_id, position, limit)), limit)
 
     async def before(self, retailer_id: RetailerId, position: str | None, limit: int) -> list[Entry]:
-        """Up to `limit` entries before a position (None: the end of the log), newest first."""
+        """Up to `limit` entries before a position (None: the end of the log), newest first, without purged ones."""
         last = "+" if position is None else f"({position}"
         rows = await self._db.run("XREVRANGE", keys.log(retailer_id), last, "-", "COUNT", limit)
         return [read_entry(row) for row in rows]
 
     async def at(self, retailer_id: RetailerId, positions: Sequence[str]) -> list[Entry | None]:
-        """The entries at positions, None where retention took one. One round trip."""
+        """The entries at positions, None where retention took one. One round trip, two where some are missing."""
         commands: list[list[Arg]] = [["XRANGE", keys.log(retailer_id), p, p] for p in positions]
         answers = await self._db.run_many(commands)
-        return [read_entry(rows[0]) if rows else None for rows in answers]
+        found = [read_entry(rows[0]) if rows else None for rows in answers]
+        missing = [place for place, entry in zip(positions, found, strict=True) if entry is None]
+        gone = await self._gone(retailer_id, missing)
+        return [gone.get(place) if entry is None else entry for place, entry in zip(positions, found, strict=True)]
+
+    async def _gone(self, retailer_id: RetailerId, positions: Sequence[str]) -> dict[str, Entry]:
+        """Those of these places whose events were purged."""
+        places = [sortable(position) for position in positions]
+        commands: list[list[Arg]] = [
+            ["ZRANGEBYLEX", keys.gone(retailer_id), f"[{place}/", f"({place}0"] for place in places
+        ]
+        answers = await self._db.run_many(commands)
+        return {entry.position: entry for members in answers for entry in map(_tombstone, members)}
 
     async def find(self, retailer_id: RetailerId, event_id: EventId) -> Entry | None:
         position = await self._db.run("HGET", keys.event_ids(retailer_id), event_id)
@@ -99,7 +112,7 @@ class Log:
                 if len(found) == limit:
                     return Page(found, position, more=True)
                 position = entry.position
-                if matches is None or matches(entry.type):
+                if not entry.gone and (matches is None or matches(entry.type)):
                     found.append(entry)
             seen += len(batch)
             if len(batch) < size:
@@ -120,7 +133,7 @@ class Log:
         for start in range(0, len(wanted), 100):
             chunk = wanted[start : start + 100]
             for place, entry in zip(chunk, await self.at(retailer_id, chunk), strict=True):
-                if entry is not None and (matches is None or matches(entry.type)):
+                if entry is not None and not entry.gone and (matches is None or matches(entry.type)):
                     if len(found) == limit:
                         return Page(found, position, more=True)
                     found.append(entry)
@@ -147,3 +160,35 @@ def read_entry(row: Any) -> Entry:
         body=named[b"b"],
         subject=named.get(b"s", b"").decode(),
     )
+
+
+def commands_after(retailer_id: RetailerId, position: str, limit: int) -> list[list[Arg]]:
+    """The commands whose answers `read_after` puts together: what is in the log, and what was purged from it."""
+    return [
+        ["XRANGE", keys.log(retailer_id), f"({position}", "+", "COUNT", limit],
+        ["ZRANGEBYLEX", keys.gone(retailer_id), f"[{sortable(position)}0", "+", "LIMIT", 0, limit],
+    ]
+
+
+def read_after(answers: Sequence[Any], limit: int) -> list[Entry]:
+    """The first entries behind a place. Each answer holds the first ones of its kind, so the first of both together
+    are the first of all."""
+    rows, purged = answers
+    found = [read_entry(row) for row in rows]
+    if not purged:
+        return found
+    merged = sorted([*found, *map(_tombstone, purged)], key=lambda entry: ordinal(entry.position))
+    return merged[:limit]
+
+
+def _tombstone(member: bytes) -> Entry:
+    """A purged event, as scripts/prelude.lua notes it."""
+    place, event_id, kind, sequence, order_id = member.decode().split("/", 4)
+    ms, _, number = place.partition("-")
+    return Entry(f"{int(ms)}-{int(number)}", EventId(event_id), kind, OrderId(order_id), int(sequence), b"", gone=True)
+
+
+def sortable(position: str) -> str:
+    """A place as text that sorts as places do (`sortable` of scripts/prelude.lua)."""
+    ms, number = ordinal(position)
+    return f"{ms:015d}-{number:010d}"

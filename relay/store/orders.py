@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from relay.errors import NotFound
 from relay.model.orders import RESOURCES, OrderId, OrderState, RetailerId, Tracking
 from relay.store import keys
 from relay.store.order_records import (
@@ -122,8 +123,25 @@ class Orders:
 
     async def erase(self, retailer_id: RetailerId, order_id: OrderId) -> bool:
         """Forget everything that is stored about the order but its events, which leave with their retention."""
-        key, trail = keys.order(retailer_id, order_id), keys.trail(retailer_id, order_id)
-        return bool(await self._db.script("erase", [key, keys.orders(retailer_id), trail], [retailer_id, order_id]))
+        key = keys.order(retailer_id, order_id)
+        return bool(await self._db.script("erase", [key, keys.orders(retailer_id)], [retailer_id, order_id]))
+
+    async def purge(self, retailer_id: RetailerId, order_id: OrderId) -> int:
+        """Erase all that is stored about the order, its events too; returns how many. Raises NotFound.
+
+        What remains of an event is ids and counts. An event on its way to a receiver arrives; nothing of it is kept.
+        """
+        owner = await self.owner(retailer_id, order_id)
+        tokens: list[Arg] = []
+        if owner is not None and owner.user_id is not None:
+            tokens = [keys.token(owner.credential, owner.user_id)]
+        key_list = [keys.order(retailer_id, order_id), keys.orders(retailer_id), keys.trail(retailer_id, order_id)]
+        key_list += [keys.log(retailer_id), keys.gone(retailer_id), keys.subscriptions(retailer_id)]
+        key_list.append(keys.answers(retailer_id, order_id))
+        erased = int(await self._db.script("purge", key_list, [retailer_id, order_id, *tokens]))
+        if erased < 0:
+            raise NotFound("no such order")
+        return erased
 
     async def token(self, retailer_id: RetailerId, order_id: OrderId) -> UserToken | None:
         """The token that the retailer gave for this order."""

@@ -171,7 +171,7 @@ class Retailers:
         await self._db.run(
             "DEL",
             *(keys.retailer(retailer_id), keys.retailer_keys(retailer_id), keys.budget(retailer_id)),
-            *(keys.log(retailer_id), keys.event_ids(retailer_id)),
+            *(keys.log(retailer_id), keys.event_ids(retailer_id), keys.gone(retailer_id)),
         )
         await self._db.run("ZREM", keys.RETAILERS, retailer_id)
 

@@ -102,7 +102,7 @@ async def _unread(
     looked = 0
     while looked < _UNREAD:
         entries = await log.after(retailer_id, position, 500)
-        found += [e.position for e in entries if interest.wants(e) and e.position not in ahead]
+        found += [e.position for e in entries if interest.wants(e) and e.position not in ahead and not e.gone]
         looked += len(entries)
         if len(entries) < 500:
             return found, True

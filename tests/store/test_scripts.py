@@ -14,6 +14,7 @@ from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries, Operation, Progress
 from relay.store.ledger import Ledger
 from relay.store.order_records import Commit, Settlement
+from relay.store.retention import Retention
 from relay.store.slots import Slots
 from tests.pumps.test_delivering import history
 from tests.support.rig import Rig, open_rig
@@ -138,7 +139,15 @@ def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_ur
             pool = open_pool(redis_url, "maintain")
             slots = Slots(rig.db)
             pump = MaintainPump(
-                *(rig.db, rig.orders, slots, Bells(rig.db), Ringer(pool), Ledger(rig.db, rig.log)),
+                *(
+                    rig.db,
+                    rig.orders,
+                    slots,
+                    Bells(rig.db),
+                    Ringer(pool),
+                    Ledger(rig.db, rig.log),
+                    Retention(rig.db, rig.log),
+                ),
                 pumps={"poll": 2, "deliver": 1},
                 lease_s=5,
                 retention_events_s=0.0,

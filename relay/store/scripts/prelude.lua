@@ -37,6 +37,23 @@ local function attempts_key(id, position)
   return P .. 'att:' .. id .. ':' .. string.format('%.0f', math.floor(tonumber(ms_of(position)) / 600000))
 end
 
+-- A place in the log as text that sorts as places do.
+local function sortable(position)
+  local ms, number = string.match(position, '^(%d+)-(%d+)$')
+  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 10 - #number) .. number
+end
+
+-- What remains of a purged event (relay/store/log.py reads it).
+local function tombstone(position, event, kind, sequence, order)
+  return sortable(position) .. '/' .. event .. '/' .. kind .. '/' .. sequence .. '/' .. order
+end
+
+-- Whether a place is that of a purged event.
+local function purged(gone, position)
+  local text = sortable(position)
+  return #redis.call('ZRANGEBYLEX', gone, '[' .. text .. '/', '(' .. text .. '0', 'LIMIT', 0, 1) > 0
+end
+
 -- The last stream id of a log; '0-0' when it is empty.
 local function tail_of(log)
   local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)

@@ -38,7 +38,12 @@ end
 rows(1, function(i) redis.call('SADD', KEYS[2], ARGV[i]) end)
 rows(1, function(i) redis.call('SREM', KEYS[2], ARGV[i]) end)
 local buckets = {}
+local gone = P .. 'gone:' .. retailer
+local purges = redis.call('EXISTS', gone) == 1
 rows(2, function(i)
+  if purges and purged(gone, ARGV[i]) then
+    return -- what a receiver answered may repeat what was purged while the event was on its way
+  end
   local bucket = attempts_key(id, ARGV[i])
   local known = redis.call('HGET', bucket, ARGV[i])
   if not known then

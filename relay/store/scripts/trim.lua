@@ -1,9 +1,9 @@
 -- Drop the oldest events of a log, with their index entries, up to a moment.
--- KEYS: log:R, ids:R
--- ARGV: retailer, smallest stream id to keep, how many at most
+-- KEYS: log:R, ids:R, gone:R
+-- ARGV: retailer, smallest stream id to keep, the same as text that sorts, how many at most
 -- Returns how many were dropped.
-local old = redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[2], 'COUNT', tonumber(ARGV[3]))
-for _, entry in ipairs(old) do
+local dropped = 0
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[2], 'COUNT', tonumber(ARGV[4]))) do
   local fields = entry[2]
   local event, order
   for i = 1, #fields, 2 do
@@ -16,5 +16,11 @@ for _, entry in ipairs(old) do
   if redis.call('LINDEX', trail, 0) == entry[1] then
     redis.call('LPOP', trail)
   end
+  dropped = dropped + 1
 end
-return #old
+for _, member in ipairs(redis.call('ZRANGEBYLEX', KEYS[3], '-', '(' .. ARGV[3], 'LIMIT', 0, tonumber(ARGV[4]))) do
+  redis.call('ZREM', KEYS[3], member)
+  redis.call('HDEL', KEYS[2], string.match(member, '^[^/]*/([^/]*)/'))
+  dropped = dropped + 1
+end
+return dropped
