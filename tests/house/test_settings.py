@@ -37,7 +37,7 @@ def test_flags_come_before_the_environment_before_the_file(tmp_path: Path) -> No
         ("RELAY_UPSTREAM_BUDGET", "0", "from 0.1"),
         ("RELAY_UPSTREAM_BUDGET", "many", "convert"),
         ("RELAY_MASTER_KEYS", "k1:AAAA", "32 bytes"),
-        ("RELAY_RETENTION_EVENTS", "72h", "longer than the retry span"),
+        ("RELAY_RETENTION_EVENTS", "72h", "at least the retry span"),
         ("RELAY_SLICE", "2m", "60s"),
         ("RELAY_LEASE", "500ms", "1s"),
         ("RELAY_UPSTREAM_CLIENT_ID", "me", "together"),
