@@ -10,10 +10,12 @@ from relay import metrics
 from relay.model.orders import OrderId, RetailerId
 from relay.queue import Ringer
 from relay.store import keys
+from relay.store.audit import AuditLog
 from relay.store.bells import Bells
 from relay.store.ledger import Ledger
 from relay.store.orders import Orders
 from relay.store.redis import Db
+from relay.store.retailers import OPERATOR
 from relay.store.retention import Retention
 from relay.store.sealed import Census
 from relay.store.slots import Slots
@@ -40,6 +42,7 @@ class MaintainPump:
         lease_s: float,
         retention_events_s: float,
         retention_orders_s: float,
+        retention_audit_s: float,
     ) -> None:
         self._db = db
         self._orders = orders
@@ -52,6 +55,8 @@ class MaintainPump:
         self._lease_s = lease_s
         self._retention_events_s = retention_events_s
         self._retention_orders_s = retention_orders_s
+        self._retention_audit_s = retention_audit_s
+        self._audit = AuditLog(db)
         self._census = Census(db, _sealed)
         self._logger = structlog.get_logger("relay.maintaining")
 
@@ -92,12 +97,15 @@ class MaintainPump:
         metrics.ledger_imbalance.set(imbalance)
 
     async def retain(self) -> None:
-        """Drop events and ended orders whose time is over."""
+        """Drop events, ended orders and audit entries whose time is over."""
         now_ms = await self._db.now_ms()
         keep_from = f"{now_ms - int(self._retention_events_s * 1000)}-0"
         dropped = 0
         for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
             dropped += await self._retention.trim(RetailerId(raw.decode()), keep_from)
+        oldest = f"{now_ms - int(self._retention_audit_s * 1000)}-0"
+        for owner in [*await self._db.run("ZRANGE", keys.RETAILERS, 0, -1), OPERATOR.encode()]:
+            await self._audit.trim(owner.decode(), oldest)
         over = now_ms - int(self._retention_orders_s * 1000)
         ended = await self._db.run("ZRANGEBYSCORE", keys.ENDED, "-inf", over, "LIMIT", 0, 1000)
         for raw in ended:

@@ -80,6 +80,12 @@ sealed_records = Gauge(
     ["key_id"],
     registry=registry,
 )
+audit_failures = Counter(
+    "relay_audit_failures_total", "Actions that could not be written into the audit log.", registry=registry
+)
+authentication_failures = Counter(
+    "relay_authentication_failures_total", "Requests without a known key.", registry=registry
+)
 http_requests = Counter(
     "relay_http_requests_total",
     "Requests to the relay's API.",

@@ -120,6 +120,12 @@ TABLE: Mapping[str, Setting] = {
     "retention_events": Setting(duration, "168h", "how long events stay in the log"),
     "retention_attempts": Setting(duration, "168h", "how long attempts are kept"),
     "retention_orders": Setting(duration, "24h", "how long an order's state stays after its end"),
+    "retention_audit": Setting(duration, "2160h", "how long the audit log reaches back"),
+    "api_rate": Setting(_number(0, 100_000), "50", "requests a second that one key may make; 0: no limit"),
+    "api_rate_retailer": Setting(
+        _number(0, 100_000), "100", "the same of a retailer without `api_rate` among its limits"
+    ),
+    "api_rate_ip": Setting(_number(0, 100_000), "200", "the same of one peer address, in each API process"),
     "retry_schedule": Setting(_durations, None, "waits between attempts; the last repeats, up to 72h after the event"),
     "delivery_timeout": Setting(duration, "15s", "deadline of one delivery: connect, TLS, headers and body"),
     "host": Setting(str, "127.0.0.1", "address that the API listens on"),
@@ -168,6 +174,10 @@ class Settings:
     retention_events: float = 168 * 3600.0
     retention_attempts: float = 168 * 3600.0
     retention_orders: float = 24 * 3600.0
+    retention_audit: float = 2160 * 3600.0
+    api_rate: float = 50.0
+    api_rate_retailer: float = 100.0
+    api_rate_ip: float = 200.0
     retry_schedule: tuple[float, ...] | None = None
     delivery_timeout: float = 15.0
     host: str = "127.0.0.1"

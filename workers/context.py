@@ -108,6 +108,7 @@ class Process:
             lease_s=settings.lease,
             retention_events_s=settings.retention_events,
             retention_orders_s=settings.retention_orders,
+            retention_audit_s=settings.retention_audit,
         )
 
 

@@ -1,12 +1,14 @@
 """The application: routes from the table, and the steps every request goes through.
 
-request id ▸ log line and metrics ▸ problems ▸ key and scope ▸ body ▸ idempotency ▸ handler
+request id ▸ log line and metrics ▸ problems ▸ rate of the address ▸ key ▸ its rate ▸ scope ▸ body ▸ idempotency ▸
+handler ▸ audit log
 """
 
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import msgspec
 import structlog
@@ -18,12 +20,12 @@ from starlette.routing import Route, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay import metrics
-from relay.api import bodies
+from relay.api import audit, bodies, limits
 from relay.api.deps import Call, Deps, Reply
 from relay.api.observability import probes
 from relay.api.problems import problem
 from relay.api.routes import OPERATIONS, OPERATOR, Operation
-from relay.errors import Forbidden, InvalidInput, NotFound, RelayError, Unauthorized
+from relay.errors import Forbidden, InvalidInput, NotFound, RelayError, StoreUnavailable, Unauthorized
 from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
@@ -34,7 +36,8 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 def create_app(deps: Deps) -> ASGIApp:
     """The API over a process's clients."""
-    routes = [Route(o.path, _endpoint(deps, o), methods=[o.method]) for o in _merged(OPERATIONS)]
+    addresses = limits.Addresses(deps.settings.api_rate_ip)
+    routes = [Route(o.path, _endpoint(deps, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)]
     app = Starlette(
         routes=[*routes, *probes(deps.db)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
@@ -47,28 +50,42 @@ def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
     return sorted(operations, key=lambda operation: "{" in operation.path)
 
 
-def _endpoint(deps: Deps, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    deps: Deps, addresses: limits.Addresses, operation: Operation
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         request_id: str = request.scope["state"]["request_id"]
         request.scope["state"]["route"] = operation.path
+        headers: dict[str, str] = {}
         try:
-            caller = await _authenticate(deps, request, operation)
-            raw = await bodies.read(request, operation.limit) if operation.body is not None else b""
-            return await _answer_once(deps, caller, request, operation, raw)
+            addresses.check(limits.peer(request))
+            caller = await _authenticate(deps, request)
+            headers = await limits.spend(deps, caller)
+            response = await _answer(Call(deps, caller, request, None), operation)
         except ClientDisconnect:
             return Response(status_code=499)
         except RelayError as error:
-            return problem(error, request_id)
+            response = problem(error, request_id)
+        response.headers.update(headers)
+        return response
 
     return endpoint
 
 
-async def _authenticate(deps: Deps, request: Request, operation: Operation) -> Caller:
+async def _authenticate(deps: Deps, request: Request) -> Caller:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        raise Unauthorized("send Authorization: Bearer KEY")
-    caller = await deps.retailers.authenticate(key.strip())
+    try:
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthorized("send Authorization: Bearer KEY")
+        caller = await deps.retailers.authenticate(key.strip())
+    except Unauthorized:
+        metrics.authentication_failures.inc()
+        raise
     request.scope["state"] |= {"retailer_id": caller.retailer_id, "key_id": caller.key_id}
+    return caller
+
+
+def _permit(caller: Caller, operation: Operation) -> None:
     if operation.scope == OPERATOR:
         if caller.kind != "operator":
             raise Forbidden("only an operator's key may do this", code="operator_only")
@@ -77,30 +94,54 @@ async def _authenticate(deps: Deps, request: Request, operation: Operation) -> C
             raise Forbidden("this takes a retailer's key", code="retailer_only")
         if operation.scope not in caller.scopes:
             raise Forbidden(f"the key lacks the scope {operation.scope}", code="missing_scope")
-    return caller
 
 
-async def _answer_once(deps: Deps, caller: Caller, request: Request, operation: Operation, raw: bytes) -> Response:
+async def _answer(call: Call, operation: Operation) -> Response:
+    """Permit, read, do, and write down what was done or refused where the operation is one that is audited."""
+    try:
+        _permit(call.caller, operation)
+    except Forbidden as error:
+        await audit.denied(call, operation.name, error.code)
+        raise
+    try:
+        raw = await bodies.read(call.request, operation.limit) if operation.body is not None else b""
+        body = bodies.parse(raw, operation.body) if operation.body is not None else None
+        return await _answer_once(replace(call, body=body), operation, raw)
+    except StoreUnavailable:
+        raise
+    except RelayError as error:
+        if operation.audit is not None:
+            await audit.done(call, operation.audit, error.code)
+        raise
+
+
+async def _answer_once(call: Call, operation: Operation, raw: bytes) -> Response:
     """Run the handler, or repeat the answer that an earlier request with the same Idempotency-Key got."""
+    request, answers = call.request, call.deps.idempotency
     key = request.headers.get("idempotency-key") if request.method == "POST" else None
-    body = bodies.parse(raw, operation.body) if operation.body is not None else None
-    call = Call(deps, caller, request, body)
     if key is None:
-        return _response(await operation.handler(call))
+        return await _done(call, operation)
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidInput("an Idempotency-Key has 1 to 255 printable characters", code="bad_request")
-    scope = (caller.key_id, request.method, request.url.path, key)
-    known = await deps.idempotency.begin(*scope, raw)
+    scope = (call.caller.key_id, request.method, request.url.path, key)
+    known = await answers.begin(*scope, raw)
     if known is not None:
         return Response(known.body, known.status, {"idempotency-replayed": "true"}, "application/json")
     try:
-        response = _response(await operation.handler(call))
+        response = await _done(call, operation)
     except BaseException:
-        await deps.idempotency.forget(*scope)
+        await answers.forget(*scope)
         raise
     answer = Remembered(response.status_code, bytes(response.body))
-    await deps.idempotency.finish(*scope, raw, answer, about=_about(call))
+    await answers.finish(*scope, raw, answer, about=_about(call))
     return response
+
+
+async def _done(call: Call, operation: Operation) -> Response:
+    reply = await operation.handler(call)
+    if operation.audit is not None:
+        await audit.done(call, operation.audit, "ok", reply.value)
+    return _response(reply)
 
 
 def _about(call: Call) -> str | None:

@@ -29,7 +29,7 @@ def decode(kind: str, cursor: str, pointer: str = "after") -> str:
 
 
 def _plausible(kind: str, place: str) -> bool:
-    if kind in ("event", "delivery"):
+    if kind in ("event", "delivery", "audit"):
         ms, _, number = place.partition("-")
         return _counts(ms) and _counts(number)
     if kind == "order":

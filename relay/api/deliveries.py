@@ -5,14 +5,7 @@ from typing import get_args
 
 from relay.api import cursors, events
 from relay.api.deps import Call, Reply
-from relay.api.schemas import (
-    AttemptView,
-    DeliveryView,
-    PercentilesView,
-    RecoveryView,
-    RedeliveryView,
-    StatisticsView,
-)
+from relay.api.views import AttemptView, DeliveryView, PercentilesView, RecoveryView, RedeliveryView, StatisticsView
 from relay.errors import InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.filters import Filter
@@ -57,6 +50,7 @@ async def of_event(call: Call) -> Reply:
 async def redeliver(call: Call) -> Reply:
     """Queue the event once more, under the same id and relay-sequence. Retries that are under way go on."""
     entry = await events.found(call)
+    call.notes["subscription_id"] = call.body.subscription_id
     subscription = await call.deps.subscriptions.get(call.retailer_id, call.body.subscription_id)
     known = await call.deps.history.of(call.retailer_id, subscription.id, entry)
     sequence = None if known is None else known.sequence
@@ -69,6 +63,8 @@ async def redeliver(call: Call) -> Reply:
 async def recover(call: Call) -> Reply:
     """Begin a recovery of [since, until); what lies in the future is none of it."""
     subscription = await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))
+    call.notes["only"] = call.body.only
+    call.notes["object"] = subscription.id
     now_ms = await call.deps.db.now_ms()
     since_ms = _ms(call.body.since)
     until_ms = None if call.body.until is None else min(_ms(call.body.until), now_ms + 1)

@@ -10,9 +10,11 @@ from relay.guard import Guard
 from relay.model.orders import RetailerId
 from relay.sender import Sender
 from relay.settings import Settings
+from relay.store.audit import AuditLog
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
 from relay.store.idempotency import Idempotency
+from relay.store.limits import Limits
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.pauses import Pauses
@@ -41,16 +43,20 @@ class Deps:
     recoveries: Recoveries
     history: History
     pauses: Pauses
+    audit: AuditLog
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authenticated request: who calls, with which path and query parameters, and the validated body."""
+    """One authenticated request: who calls, with which path and query parameters, and the validated body. `notes` are
+    what a handler wants the audit log to say besides."""
 
     deps: Deps
     caller: Caller
     request: Request
     body: Any
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def retailer_id(self) -> RetailerId:

@@ -7,15 +7,8 @@ from msgspec import UNSET
 from relay import tracking
 from relay.api import cursors
 from relay.api.deps import Call, Reply
-from relay.api.schemas import (
-    AccessToken,
-    BulkAnswer,
-    BulkView,
-    DataView,
-    OrderRegistration,
-    OrderView,
-    TroubleView,
-)
+from relay.api.schemas import AccessToken, OrderRegistration
+from relay.api.views import BulkAnswer, BulkView, DataView, OrderView, TroubleView
 from relay.errors import Conflict, InvalidInput, NotFound, Problem
 from relay.model.events import rfc3339
 from relay.model.orders import OrderId, Resource
@@ -68,6 +61,7 @@ async def delete(call: Call) -> Reply:
         raise InvalidInput("purge is true or false", problems=[Problem("purge", "invalid_value", "true or false")])
     now_ms = await call.deps.db.now_ms()
     if purge == "true":
+        call.notes["purged"] = "true"
         await tracking.purge(call.deps.orders, call.retailer_id, order_id, now_ms=now_ms)
     else:
         await tracking.stop(call.deps.orders, call.retailer_id, order_id, now_ms=now_ms, reason="stopped")

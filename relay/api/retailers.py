@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from relay.api import cursors
 from relay.api.deps import Call, Reply
-from relay.api.schemas import KeyView, RetailerView, UpstreamView
+from relay.api.views import KeyView, RetailerView, UpstreamView
 from relay.errors import InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.orders import RetailerId

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from relay.api.deps import Call, Reply
-from relay.api.schemas import LiveSecretView, PublicKeyView, SecretView
+from relay.api.views import LiveSecretView, PublicKeyView, SecretView
 from relay.errors import Conflict, InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.keyring import Keyring

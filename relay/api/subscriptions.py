@@ -10,13 +10,14 @@ from msgspec import UNSET
 
 from relay.api import cursors, secrets
 from relay.api.deps import Call, Reply
-from relay.api.schemas import SubscriptionView
+from relay.api.views import SubscriptionView
 from relay.errors import Conflict, InvalidInput, Problem
 from relay.model.events import rfc3339
 from relay.model.filters import Filter
 from relay.model.keyring import Keyring
 from relay.model.signing import SigningKey
 from relay.model.targets import parse_target
+from relay.store.audit import redacted
 from relay.store.log import ordinal
 from relay.store.subscriptions import Backlog, Changed, Configuration, Subscription
 
@@ -43,6 +44,7 @@ UNVERIFIED = "unverified"
 
 async def create(call: Call) -> Reply:
     body = call.body
+    call.notes["url"] = redacted(body.url)
     configuration = Configuration(
         url=await _url(call, body.url),
         event_types=Filter.parse(body.event_types).patterns,
@@ -82,7 +84,9 @@ async def patch(call: Call) -> Reply:
     given: dict[str, Any] = {
         name: getattr(call.body, name) for name in call.body.__struct_fields__ if getattr(call.body, name) is not UNSET
     }
+    call.notes["changed"] = ",".join(sorted(given))
     if "url" in given:
+        call.notes["url"] = redacted(given["url"])
         given["url"] = await _url(call, given["url"])
     if "event_types" in given:
         given["event_types"] = Filter.parse(given["event_types"]).patterns
@@ -123,6 +127,8 @@ async def _amend(
     for _ in range(secrets.TRIES):
         known = await call.deps.subscriptions.get(call.retailer_id, call.path("subscription_id"))
         before = known.configuration
+        if "url" in given:
+            call.notes["old_url"] = redacted(before.url)
         after, reason = replace(before, **given), "by_retailer"
         proven = known.verified and after.url == before.url
         if strict and after.enabled and not proven:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from relay.api import subscriptions
 from relay.api.deliveries import attempt
 from relay.api.deps import Call, Reply
-from relay.api.schemas import TrialView, VerificationView
+from relay.api.views import TrialView, VerificationView
 from relay.errors import InvalidInput, Problem
 from relay.model import events
 from relay.model.catalogue import EVENT_TYPES

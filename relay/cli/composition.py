@@ -14,9 +14,11 @@ from relay.sender import Sender
 from relay.settings import Settings
 from relay.store import keys
 from relay.store.attempts import Attempts
+from relay.store.audit import AuditLog
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
 from relay.store.idempotency import Idempotency
+from relay.store.limits import Limits
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.pauses import Pauses
@@ -63,6 +65,8 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         recoveries=Recoveries(db),
         history=History(db, Log(db), Attempts(db)),
         pauses=Pauses(db),
+        audit=AuditLog(db),
+        limits=Limits(db, per_key=settings.api_rate, per_retailer=settings.api_rate_retailer),
     )
     try:
         await check_master_keys(db, vault)

@@ -17,12 +17,15 @@ from relay.errors import InvalidInput, InvalidSettings, RelayError
 from relay.model.orders import RetailerId
 from relay.settings import Settings, duration
 from relay.store import sealed
+from relay.store.audit import Action, AuditLog
 from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.redis import Db, open_client, wait_until_up
 from relay.store.retailers import OPERATOR, SCOPES, Retailers
 from relay.vault import Vault, generate_master_key, parse_master_keys
 
+#: Who the audit log says it was: somebody with access to the store itself.
+_ACTOR = "command-line"
 #: Seconds a command waits for Redis before it gives up with exit status 2.
 REDIS_WITHIN = 3.0
 
@@ -33,6 +36,7 @@ class Store:
     db: Db
     retailers: Retailers
     vault: Vault
+    audit: AuditLog
 
 
 @asynccontextmanager
@@ -45,7 +49,7 @@ async def _open(settings: Settings) -> AsyncIterator[Store]:
         vault = Vault(parse_master_keys(settings.master_keys or generate_master_key("none")))
         if settings.master_keys is not None:
             await sealed.check_master_keys(db, vault)
-        yield Store(settings, db, Retailers(db, vault), vault)
+        yield Store(settings, db, Retailers(db, vault), vault, AuditLog(db))
     finally:
         await db.aclose()
 
@@ -112,10 +116,12 @@ async def _retailers(options: argparse.Namespace, store: Store) -> int:
             raise InvalidSettings("RELAY_MASTER_KEYS is needed to keep an upstream secret")
         upstream = None if options.client_id is None else (options.client_id, options.client_secret)
         made = await store.retailers.create(options.value, upstream=upstream, budget=options.budget, limits={})
+        await store.audit.write(made.id, Action("retailer.created", _ACTOR, made.id))
         _print(options, [made], lambda one: one.id)
         return 0
     if options.action == "delete":
         await store.retailers.delete(RetailerId(options.value or ""))
+        await store.audit.write(OPERATOR, Action("retailer.deleted", _ACTOR, options.value or ""))
         return 0
     after, found = None, []
     while True:
@@ -172,6 +178,7 @@ async def _api_keys(options: argparse.Namespace, store: Store) -> int:
         key, presented = await store.retailers.issue(
             retailer_id, name=options.name, scopes=[] if retailer_id == OPERATOR else scopes, expires_ms=expires_ms
         )
+        await store.audit.write(retailer_id, Action("key.created", _ACTOR, key.id))
         if options.json:
             print(json.dumps(msgspec.to_builtins(key) | {"key": presented}))
         else:
@@ -179,6 +186,7 @@ async def _api_keys(options: argparse.Namespace, store: Store) -> int:
         return 0
     if options.action == "revoke":
         await store.retailers.revoke(retailer_id, options.key or "")
+        await store.audit.write(retailer_id, Action("key.revoked", _ACTOR, options.key or ""))
         return 0
     found = await store.retailers.keys(retailer_id)
     _print(options, found, lambda one: f"{one.id}  ...{one.last4}  {one.name}  {' '.join(one.scopes)}")

@@ -1,7 +1,6 @@
 """One attempt, three observers: the log line, the metrics, and what is kept with the subscription."""
 
 from functools import cache
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -12,6 +11,7 @@ from relay.delivering.jobs import Job
 from relay.model.orders import JsonObject
 from relay.model.retries import Delivered, Outcome, Verdict
 from relay.store.attempts import Attempt
+from relay.store.audit import redacted
 
 
 def attempted(
@@ -61,8 +61,7 @@ def last_error(attempt: Attempt) -> str:
 
 def about(subscription_id: str, url: str, details: JsonObject) -> JsonObject:
     """The `data` of an event about a subscription; a query may hold a secret and is left out."""
-    parts = urlsplit(url)
-    return {"subscription_id": subscription_id, "url": f"{parts.scheme}://{parts.netloc}{parts.path}", **details}
+    return {"subscription_id": subscription_id, "url": redacted(url), **details}
 
 
 # Looking a labelled counter up costs several times what counting does; there are a dozen of each.

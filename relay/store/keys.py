@@ -9,6 +9,8 @@ Tenants
   retailer:R             hash    doc: JSON, up: encrypted upstream secret
   keys:R                 hash    key id -> JSON (never the key itself); operator keys under R = operator
   key:<sha256>           string  JSON {retailer, key id, kind, scopes, expires}: what a presented key is good for
+  audit:R                stream  a: action, k: key, o: object, r: request, u: outcome, d: JSON; R = operator as well
+  rate:<who>             string  when the next request of a key or retailer is due by its rate (ms, GCRA; expires)
   idem:<sha256>          string  an answered POST, kept 24 h
 
 Orders (an *arm* is `<resource letter>/R/O`)
@@ -80,6 +82,14 @@ def retailer_keys(retailer_id: str) -> str:
 
 def api_key(digest: str) -> str:
     return f"{PREFIX}key:{digest}"
+
+
+def audit(owner: str) -> str:
+    return f"{PREFIX}audit:{owner}"
+
+
+def rate(who: str) -> str:
+    return f"{PREFIX}rate:{who}"
 
 
 def idempotency(digest: str) -> str:

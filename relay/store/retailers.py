@@ -172,6 +172,7 @@ class Retailers:
             "DEL",
             *(keys.retailer(retailer_id), keys.retailer_keys(retailer_id), keys.budget(retailer_id)),
             *(keys.log(retailer_id), keys.event_ids(retailer_id), keys.gone(retailer_id)),
+            keys.audit(retailer_id),
         )
         await self._db.run("ZREM", keys.RETAILERS, retailer_id)
 
@@ -194,6 +195,9 @@ class Retailers:
             fields = ["up", self._vault.seal(plain, context=f"{id_}/retailer/upstream")]
             commands.append(["HSET", keys.budget(id_), "rate", budget or 0])
         commands.append(["HSET", keys.retailer(id_), "doc", _json.encode(document), *fields])
+        rate = (document.get("limits") or {}).get("api_rate")
+        change: list[Arg] = ["HSET", keys.retailer(id_), "api_rate", rate or 0]
+        commands.append(["HDEL", keys.retailer(id_), "api_rate"] if rate is None else change)
         await self._db.run_many(commands)
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────

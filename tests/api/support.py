@@ -22,9 +22,11 @@ from relay.resolver import Resolver
 from relay.sender import Sender
 from relay.settings import load
 from relay.store.attempts import Attempts
+from relay.store.audit import AuditLog
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
 from relay.store.idempotency import Idempotency
+from relay.store.limits import Limits
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.pauses import Pauses
@@ -123,8 +125,13 @@ def driven(
     *,
     allow: Allow = Allow(),  # noqa: B008
     resolver: Resolver | None = None,
+    **chosen: str,
 ) -> None:
-    """Run a test's coroutine against a fresh application on an emptied store."""
+    """Run a test's coroutine against a fresh application on an emptied store. `chosen` are settings; unless they say
+    otherwise, nobody is limited."""
+    texts = {"RELAY_MASTER_KEYS": MASTER, "RELAY_ADMIN_KEY": ADMIN}
+    texts |= {"RELAY_API_RATE": "0", "RELAY_API_RATE_RETAILER": "0", "RELAY_API_RATE_IP": "0", **chosen}
+    settings = load(texts)
 
     async def main() -> None:
         db = Db(open_client(url))
@@ -135,7 +142,7 @@ def driven(
             guard = Guard(allow, resolver or Names({}))
             engine = GuardedEngine(guard, deadline=2.0)
             deps = Deps(
-                settings=load({"RELAY_MASTER_KEYS": MASTER, "RELAY_ADMIN_KEY": ADMIN}),
+                settings=settings,
                 db=db,
                 orders=Orders(db, vault),
                 log=Log(db),
@@ -149,6 +156,8 @@ def driven(
                 recoveries=Recoveries(db),
                 history=History(db, Log(db), Attempts(db)),
                 pauses=Pauses(db),
+                audit=AuditLog(db),
+                limits=Limits(db, per_key=settings.api_rate, per_retailer=settings.api_rate_retailer),
             )
             app = create_app(deps)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)

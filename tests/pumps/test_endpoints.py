@@ -10,6 +10,7 @@ import pytest
 
 from relay.model.retries import Schedule
 from relay.store import keys
+from relay.store.audit import AuditLog
 from tests.pumps.test_delivering import history, received, run
 from tests.support.endpoint import LIMITS, Endpoint, broken, circuit_is, of, works
 from tests.support.rig import Rig, eventually, open_rig
@@ -212,6 +213,10 @@ def test_the_other_subscriptions_hear_of_failing_disabled_and_recovered(redis_ur
             assert (data["reason"], data["subscription_id"]) == ("failing", ill.id)
             assert data["last_error"]["status_code"] == 500
             assert "hush" not in str(data)
+            (record,), _ = await AuditLog(rig.db).page(rig.retailer_id, before=None, limit=9, action=None)
+            told = record.action
+            assert (told.name, told.actor, told.object_id) == ("subscription.disabled", "relay", ill.id)
+            assert told.details == {"reason": "failing"}
 
             endpoint.mood = works
             again = replace(found.configuration, enabled=True)

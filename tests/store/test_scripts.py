@@ -152,6 +152,7 @@ def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_ur
                 lease_s=5,
                 retention_events_s=0.0,
                 retention_orders_s=0.0,
+                retention_audit_s=0.0,
             )
             await asyncio.sleep(0.005)
             await pump.retain()

@@ -152,6 +152,8 @@ local function write()
     redis.call('HSET', KEYS[1], 'enabled', 0, 'disabled_reason', head.disable)
     redis.call('HINCRBY', KEYS[1], 'rev', 1)
     redis.call('SREM', P .. 'live:' .. retailer, id)
+    redis.call('XADD', P .. 'audit:' .. retailer, 'MAXLEN', '~', 100000, '*', 'a', 'subscription.disabled', 'k', 'relay', 'o', id,
+      'r', '', 'u', 'ok', 'd', cjson.encode({reason = head.disable}))
   end
 end
 if first_time then
