@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from relay.cli.composition import open_api
 from relay.cli.remote import moment
 from relay.errors import InvalidInput
 from relay.model.signing import Secret
-from relay.settings import load
-from relay.store.retailers import SCOPES, Retailers
 from tests.pumps.test_delivering import change
-from tests.support.rig import Rig, eventually, open_rig, serving
+from tests.support.rig import Rig, eventually
+from tests.support.shop import open_shop
 
 
 class Shell:
@@ -52,23 +50,10 @@ class Shell:
 @asynccontextmanager
 async def shop(redis_url: str, tmp_path: Path) -> AsyncIterator[tuple[Rig, Shell]]:
     """A rig with an API in front of it, and a shell that knows both."""
-    from relay.vault import generate_master_key
-
-    master = generate_master_key("cli")
-    async with open_rig(redis_url, master_keys=master) as rig:
-        settings = load(
-            {
-                "RELAY_REDIS_URL": redis_url,
-                "RELAY_MASTER_KEYS": master,
-                "RELAY_TARGET_ALLOW": "127.0.0.0/8",
-                "RELAY_ALLOW_HTTP_TARGETS": "1",
-            }
-        )
-        _, key = await Retailers(rig.db, rig.vault).issue(rig.retailer_id, name="", scopes=SCOPES, expires_ms=None)
-        async with open_api(settings) as app, serving(app) as url:
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-            environment |= {"RELAY_API_URL": url, "RELAY_API_KEY": key, "XDG_CONFIG_HOME": str(tmp_path)}
-            yield rig, Shell(environment)
+    async with open_shop(redis_url) as opened:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+        environment |= {"RELAY_API_URL": opened.url, "RELAY_API_KEY": opened.key, "XDG_CONFIG_HOME": str(tmp_path)}
+        yield opened.rig, Shell(environment)
 
 
 def run(main: Callable[[], Any]) -> None:

@@ -7,26 +7,21 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-import httpx
-
 from relay import tracking
-from relay.cli.composition import open_api
 from relay.model import lifecycle
 from relay.model.orders import OrderId, OrderState, Reading, Resource, Tracking
 from relay.model.retries import Schedule
-from relay.settings import load
 from relay.store import keys
 from relay.store.order_records import Commit, Registration, UserToken
-from relay.store.retailers import SCOPES, Retailers
 from relay.store.retention import Retention
 from relay.store.subscriptions import Subscription
 from relay.store.tokens import StoredTokens
-from relay.vault import generate_master_key
 from tests.pumps.test_delivering import change, received, run
 from tests.support.endpoint import LIMITS, of
 from tests.support.orders import make_handling, make_item, make_message
 from tests.support.rig import Rig, eventually, open_rig, serving
 from tests.support.search import places
+from tests.support.shop import open_shop
 
 PERSON = {
     "shopper": {"name": "Planted Name", "phone_number": "555-planted"},
@@ -222,44 +217,33 @@ async def _nothing(rig: Rig) -> bool:
 
 def test_the_api_says_gone_and_forgets_its_answers(redis_url: str) -> None:
     async def main() -> None:
-        master = generate_master_key("purge")
-        async with open_rig(redis_url, master_keys=master) as rig:
-            settings = {"RELAY_REDIS_URL": redis_url, "RELAY_MASTER_KEYS": master, "RELAY_ALLOW_HTTP_TARGETS": "1"}
-            settings["RELAY_TARGET_ALLOW"] = "127.0.0.0/8"
-            _, key = await Retailers(rig.db, rig.vault).issue(rig.retailer_id, name="", scopes=SCOPES, expires_ms=None)
-            headers = {"authorization": f"Bearer {key}", "idempotency-key": "k-1"}
+        async with open_shop(redis_url) as shop:
+            rig, once = shop.rig, {"idempotency-key": "k-1"}
             subscription = await rig.subscribe()
-            async with open_api(load(settings)) as app, serving(app) as url:  # noqa: SIM117
-                async with httpx.AsyncClient(base_url=url, headers=headers) as client:
-                    body = {"order_id": "o-1", "metadata": {"k": "planted"}, "access_token": {"token": "planted"}}
-                    assert (await client.post("/v1/orders", json=body)).status_code == 201
-                    await told(rig, "o-1", "picking")
-                    first = (await client.get("/v1/events")).json()["data"][0]["id"]
+            body = {"order_id": "o-1", "metadata": {"k": "planted"}, "access_token": {"token": "planted"}}
+            assert (await shop.ask("POST", "/v1/orders", body, **once)).status_code == 201
+            await told(rig, "o-1", "picking")
+            first = (await shop.got("/v1/events"))["data"][0]["id"]
 
-                    answer = await client.delete("/v1/orders/o-1?purge=true")
+            answer = await shop.ask("DELETE", "/v1/orders/o-1?purge=true")
 
-                    assert answer.json() == {"order_id": "o-1", "tracking": "ended", "purged": True}
-                    assert await rig.db.run("KEYS", f"{keys.PREFIX}idem:*") == []
-                    assert await _nothing(rig)
-                    got = await client.get(f"/v1/events/{first}")
-                    again = await client.post(
-                        f"/v1/events/{first}/redeliver",
-                        json={"subscription_id": subscription.id},
-                        headers={"idempotency-key": "k-2"},
-                    )
-                    tried = await client.get(f"/v1/events/{first}/deliveries")
-                    assert [a.status_code for a in (got, again, tried)] == [410, 410, 410]
-                    assert got.json()["code"] == "gone"
-                    feed = (await client.get("/v1/events")).json()["data"]
-                    assert [event["type"] for event in feed] == ["order.tracking_ended"]
-                    assert (await client.get("/v1/orders/o-1")).status_code == 404
-                    assert (await client.delete("/v1/orders/never?purge=true")).status_code == 404
-                    # Tracked anew it is another order: numbered from one, under other ids.
-                    assert (await client.post("/v1/orders", json=body)).status_code == 201
-                    await told(rig, "o-1", "picking")
-                    fresh = (await client.get("/v1/events?order_id=o-1")).json()["data"][-1]
-                    assert fresh["data"]["sequence"] == 1
-                    assert fresh["id"] != first
+            assert answer.json() == {"order_id": "o-1", "tracking": "ended", "purged": True}
+            assert await rig.db.run("KEYS", f"{keys.PREFIX}idem:*") == []
+            assert await _nothing(rig)
+            got = await shop.ask("GET", f"/v1/events/{first}")
+            again = await shop.ask("POST", f"/v1/events/{first}/redeliver", {"subscription_id": subscription.id})
+            tried = await shop.ask("GET", f"/v1/events/{first}/deliveries")
+            assert [a.status_code for a in (got, again, tried)] == [410, 410, 410]
+            assert got.json()["code"] == "gone"
+            assert [event["type"] for event in (await shop.got("/v1/events"))["data"]] == ["order.tracking_ended"]
+            assert (await shop.ask("GET", "/v1/orders/o-1")).status_code == 404
+            assert (await shop.ask("DELETE", "/v1/orders/never?purge=true")).status_code == 404
+            # Tracked anew it is another order: numbered from one, under other ids.
+            assert (await shop.ask("POST", "/v1/orders", body, **once)).status_code == 201
+            await told(rig, "o-1", "picking")
+            fresh = (await shop.got("/v1/events?order_id=o-1"))["data"][-1]
+            assert fresh["data"]["sequence"] == 1
+            assert fresh["id"] != first
 
     run(main())
 
