@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery prism lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation prism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,13 +40,16 @@ fmt: $(VENV)/.dev ## Format and apply the safe lint fixes
 prism: $(VENV)/.dev ## A minute against an upstream nobody here wrote (needs npm)
 	@PRISM_SECONDS=60 $(BIN)/python -m pytest -q tests/e2e/test_prism.py
 
-bench: bench-polling bench-delivery ## Measure polling and delivery beside a naive version and the bare engine
+bench: bench-polling bench-delivery bench-isolation ## Measure polling and delivery beside a naive version and the bare engine
 
 bench-polling: $(VENV)/.dev ## Unchanged polls a second of one worker process
 	@$(BIN)/python -m bench.polling
 
 bench-delivery: $(VENV)/.dev ## Deliveries a second of one worker process, and latency at 100 a second
 	@$(BIN)/python -m bench.delivery
+
+bench-isolation: $(VENV)/.dev ## What one hanging endpoint costs 99 healthy ones
+	@$(BIN)/python -m bench.isolation
 
 lock: $(VENV)/.dev ## Resolve the dependencies again, with hashes
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.txt

@@ -46,7 +46,7 @@ class Filler:
 
     async def commit(self, state: OrderState, count: int) -> OrderState:
         """`count` further events of one order in one commit; the state after it."""
-        events = [_event(state.order_id, state.sequence + n) for n in range(1, count + 1)]
+        events = [event(state.order_id, state.sequence + n) for n in range(1, count + 1)]
         after = OrderState(RETAILER, state.order_id, 1, state.version, state.sequence + count)
         assert await self.orders.commit(Commit(state, after, events)) == "ok"
         return OrderState(RETAILER, state.order_id, 1, state.version + 1, after.sequence)
@@ -57,7 +57,7 @@ class Filler:
             states = list(await asyncio.gather(*(self.commit(state, 20) for state in states)))
 
 
-def _event(order_id: str, sequence: int) -> Event:
+def event(order_id: str, sequence: int) -> Event:
     id_ = EventId(f"evt_{order_id}_{sequence}".ljust(30, "a"))
     head = f'{{"id":"{id_}","type":"order.status_changed","timestamp":"{rfc3339(round(time.time() * 1000))}",'
     data = f'"data":{{"order_id":"{order_id}","sequence":{sequence},"filler":"{"x" * 740}"}}}}'
@@ -119,7 +119,7 @@ async def _latency(stage: Stage, per_second: int, seconds: float) -> list[float]
         for number in range(total):
             await asyncio.sleep(max(0.0, began + number / per_second - time.perf_counter()))
             state = states[number % ORDERS]
-            sent[_event(state.order_id, state.sequence + 1).id] = time.perf_counter()
+            sent[event(state.order_id, state.sequence + 1).id] = time.perf_counter()
             states[number % ORDERS] = await filler.commit(state, 1)
         async with asyncio.timeout(10):
             await complete.wait()

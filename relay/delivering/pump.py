@@ -79,9 +79,15 @@ class DeliverPump:
                 return
             if next_ms is not None:
                 wait_s = min(wait_s, max(0.0, (next_ms - now_ms) / 1000))
-        if wait_s > 0 and await self._bells.wait([self.name, "deliver"], wait_s) == self.name:
-            for runner, _ in self._runners.values():
-                runner.ring()
+        heard = await self._bells.wait([self.name, "deliver"], wait_s) if wait_s > 0 else None
+        if heard is not None and heard[0] == self.name:
+            self._pass_on({heard[1], *await self._bells.rest(self.name)})
+
+    def _pass_on(self, subscriptions: set[str]) -> None:
+        """There is news for these; `*`: for all."""
+        told = self._runners if "*" in subscriptions else subscriptions & self._runners.keys()
+        for subscription_id in told:
+            self._runners[subscription_id][0].ring()
 
     def _start(self, owned: Owned) -> None:
         rate = self._limits.recovery_rate

@@ -1,4 +1,8 @@
-"""Bells: wake-up tokens on Redis lists. A bell is only a hint; what is due is written elsewhere, before it rings."""
+"""Bells: wake-up tokens on Redis lists. A bell is only a hint; what is due is written elsewhere, before it rings.
+
+The tokens of a kind's bell (`poll`, `deliver`) say nothing: each wakes one pump. Those of a pump's own bell name the
+subscription that has news, or `*` for all it owns.
+"""
 
 from collections.abc import Sequence
 
@@ -10,10 +14,16 @@ class Bells:
     def __init__(self, db: Db) -> None:
         self._db = db
 
-    async def wait(self, names: Sequence[str], timeout: float) -> str | None:
-        """Block until one of the bells rings; says which, or None after `timeout` seconds (at most 2)."""
+    async def wait(self, names: Sequence[str], timeout: float) -> tuple[str, str] | None:
+        """Block until one of the bells rings; says which, and the token, or None after `timeout` seconds (at most
+        2)."""
         rung = await self._db.block_on([keys.bell(name) for name in names], min(timeout, 2.0))
-        return None if rung is None else rung.removeprefix(keys.bell(""))
+        return None if rung is None else (rung[0].removeprefix(keys.bell("")), rung[1])
+
+    async def rest(self, name: str) -> list[str]:
+        """The tokens that are on a bell beside the one that was heard."""
+        found = await self._db.run("LPOP", keys.bell(name), 2_000)
+        return [raw.decode() for raw in found or ()]
 
     async def ring(self, name: str, times: int = 1) -> None:
         """Leave tokens; they expire unheard after a minute."""

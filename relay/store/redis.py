@@ -161,8 +161,8 @@ class Db:
         seconds, micros = await self.run("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
-    async def block_on(self, keys: Sequence[str], timeout: float) -> str | None:
-        """Wait up to `timeout` seconds for a token on one of the lists; says on which."""
+    async def block_on(self, keys: Sequence[str], timeout: float) -> tuple[str, str] | None:
+        """Wait up to `timeout` seconds for a token on one of the lists; says on which, and the token."""
         try:
             async with asyncio.timeout(timeout + 2):
                 popped = await self.client.execute_command(  # type: ignore[no-untyped-call]
@@ -170,7 +170,7 @@ class Db:
                 )
         except UNAVAILABLE as error:
             raise StoreUnavailable(f"Redis is not available: {error}") from error
-        return None if popped is None else popped[0].decode()
+        return None if popped is None else (popped[0].decode(), popped[1].decode())
 
     async def aclose(self) -> None:
         await self.client.aclose(close_connection_pool=True)

@@ -72,6 +72,6 @@ end
 if redis.call('HGET', KEYS[1], 'enabled') == '1' then
   mark_ready({id}, now)
 elseif owner and owner ~= '' then
-  ring(owner, 1)
+  tell(owner, id)
 end
 return {'ok'}

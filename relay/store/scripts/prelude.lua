@@ -77,6 +77,16 @@ local function ring(name, depth)
   end
 end
 
+-- Tell an owner which of its subscriptions has news. An owner that does not listen is told to look at all of them.
+local function tell(owner, id)
+  local bell = P .. 'bell:' .. owner
+  local waiting = redis.call('LLEN', bell)
+  if waiting <= 1000 then
+    redis.call('RPUSH', bell, waiting < 1000 and id or '*')
+    redis.call('PEXPIRE', bell, 60000)
+  end
+end
+
 -- Something may be waiting for these subscriptions. An owned one keeps its lease and its owner is told; any other
 -- is due at once, also when it was put off until a retry, unless its endpoint is on hold (circuit open, or too fast).
 local function mark_ready(subscriptions, now)
@@ -86,7 +96,7 @@ local function mark_ready(subscriptions, now)
     local hold = tonumber(held[2] or '0')
     if held[1] and held[1] ~= '' then
       if redis.call('ZADD', P .. 'ready', 'NX', now, id) == 0 then
-        ring(held[1], 1)
+        tell(held[1], id)
       end
     elseif hold > now then
       redis.call('ZADD', P .. 'ready', 'LT', string.format('%.0f', hold), id)
