@@ -13,6 +13,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -338,8 +339,11 @@ class Runner:
     async def _beat(self) -> None:
         target = self._target
         async with self._places.hold(self._owned.subscription_id, target.host, doubtful=False):
+            highest, unsettled = self._settling.highest, self._window.unsettled
+            with suppress(LeaseLost):
+                await self._recorder.flush()  # what failed until now is in its lane then, for the heartbeat to see
             if self._recorder.leased and not self._recorder.lost:
-                await self._aside.beat(target, self._settling.highest, self._window.unsettled, list(self._lanes.parked))
+                await self._aside.beat(target, highest, unsettled, list(self._lanes.parked))
 
     def _recorded(self, batch: Batch, recorded: Recorded) -> None:
         """A batch was written: lanes that are empty in Redis are ordinary ones again."""

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from relay.delivering import recorder
+from relay.delivering.jobs import Limits
 from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.audit import AuditLog
@@ -186,6 +188,25 @@ def test_heartbeats_carry_the_high_water_mark(redis_url: str) -> None:
             assert beats()[-1]["last_sequence"] == 4
             assert beats()[-1]["oldest_waiting_sequence"] == 3
             assert 0 in rig.receiver.sequences  # no relay-sequence: a heartbeat takes no number
+
+    run(main())
+
+
+def test_a_heartbeat_knows_what_failed_a_moment_ago(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event whose failure is not yet written down waits all the same: nobody may hold it for lost."""
+    monkeypatch.setattr(recorder, "GATHER", 2.5)
+
+    async def main() -> None:
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order_id":"o-bad"' in body else None)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook", heartbeat_seconds=1)
+            await history(rig, "o-bad", 1)
+            rig.deliver(Schedule((30.0,)), Limits(lease_ms=20_000, drain_s=2.0))
+            await eventually(lambda: len(rig.receipts) >= 2)
+            await rig.stop()
+            assert [r.event["type"] for r in rig.receipts[:2]] == ["webhook.heartbeat"] * 2
+            assert [r.event["data"]["oldest_waiting_sequence"] for r in rig.receipts[:2]] == [1, 1]
 
     run(main())
 
