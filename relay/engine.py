@@ -79,7 +79,7 @@ class Pin:
     address: str
 
 
-#: The texts by which the pinned engine names a cause; `tests/integration/test_engine.py` provokes each of them.
+#: The texts by which the pinned engine names a cause; `tests/upstream/test_engine.py` provokes each of them.
 _CAUSES: tuple[tuple[str, Failure], ...] = (
     ("dns error", Failure.DNS),
     ("tcp connect error / deadline has elapsed", Failure.CONNECT),  # the connect timeout: a port that drops packets
