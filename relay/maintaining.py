@@ -91,10 +91,16 @@ class MaintainPump:
     async def gauge(self) -> None:
         """Set the gauges of the ledger, and go on counting what is sealed."""
         await self._census.step()
-        waiting, oldest_ms, imbalance = await self._ledger.summary()
-        metrics.waiting_events.set(waiting)
-        metrics.oldest_waiting_age.set(0 if oldest_ms is None else oldest_ms / 1000)
-        metrics.ledger_imbalance.set(imbalance)
+        found = await self._ledger.summary()
+        metrics.waiting_events.set(found.waiting)
+        metrics.oldest_waiting_age.set(0 if found.oldest_ms is None else found.oldest_ms / 1000)
+        metrics.ledger_imbalance.set(found.imbalance)
+        metrics.subscriptions.labels("enabled").set(found.enabled)
+        metrics.subscriptions.labels("disabled").set(found.disabled)
+        for state in ("closed", "open", "half_open"):
+            metrics.circuits.labels(state).set(found.circuits[state])
+        metrics.parked_lanes.set(found.parked_lanes)
+        metrics.dead_letters.set(found.dead)
 
     async def retain(self) -> None:
         """Drop events, ended orders and audit entries whose time is over."""

@@ -71,7 +71,19 @@ oldest_waiting_age = Gauge(
 )
 ledger_imbalance = Gauge(
     "relay_ledger_imbalance",
-    "Matched minus (delivered + waiting + dead), summed without sign.",
+    "Matched minus (delivered + waiting + dead + skipped), summed without sign.",
+    registry=registry,
+)
+subscriptions = Gauge("relay_subscriptions", "Subscriptions, by state.", ["state"], registry=registry)
+circuits = Gauge(
+    "relay_circuits", "Enabled subscriptions, by the state of their circuit.", ["state"], registry=registry
+)
+parked_lanes = Gauge("relay_lanes_parked", "Lanes that wait for their next attempt.", registry=registry)
+dead_letters = Gauge("relay_dead_letters", "Events given up and not recovered.", registry=registry)
+disables = Counter(
+    "relay_subscriptions_disabled_total",
+    "Subscriptions that the relay disabled, by reason.",
+    ["reason"],
     registry=registry,
 )
 sealed_records = Gauge(

@@ -3,7 +3,7 @@ lease."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -13,6 +13,7 @@ from relay.delivering.gate import Gate
 from relay.delivering.jobs import Batch, LeaseLost, Limits
 from relay.delivering.window import Window
 from relay.errors import StoreUnavailable
+from relay.model.orders import LaneId
 from relay.store.deliveries import Deliveries, Owned, Progress, Recorded
 
 #: How long results are gathered before they are written (seconds).
@@ -60,6 +61,10 @@ class Recorder:
     @property
     def pending(self) -> bool:
         return bool(self.batch) or self._window.ready
+
+    def unwritten(self, lanes: Collection[LaneId]) -> bool:
+        """Whether something about these lanes is gathered, or just being written."""
+        return self._writing.locked() or any(operation.order_id in lanes for operation in self.batch.operations)
 
     def close(self) -> None:
         self._closing = True

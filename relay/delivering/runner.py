@@ -247,6 +247,8 @@ class Runner:
             return
         if self._fold_to:
             chosen = [lane for lane in chosen if await self._fold(lane)]
+        if self._recorder.unwritten(chosen):
+            await self._recorder.flush()  # what came of their last attempts is not in Redis yet
         loaded = await self._aside.load(chosen, LANE_DEPTH)
         for lane, waiting in zip(chosen, loaded, strict=True):
             self._enqueue(lane, waiting)

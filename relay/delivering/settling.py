@@ -214,6 +214,7 @@ class Settling:
             return
         self._disabled = True
         self._recorder.batch.disable = reason
+        metrics.disables.labels(reason).inc()
         self._logger.warning("delivery.disabled", reason=reason)
         mend = "mend the endpoint, then POST /v1/subscriptions/{id}/enable; what waits is kept until then"
         self._notice("subscription.disabled", target, now_ms, {"reason": reason, "how_to_enable": mend, **why})

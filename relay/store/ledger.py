@@ -4,15 +4,16 @@ The counters are kept by the deliver pump. What is checked against them is count
 marks ahead of the position, and, as far back as the log reaches, the log itself under the filters in force.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from relay.model.orders import RetailerId, SubscriptionId
 from relay.store import keys
-from relay.store.deliveries import ON_REQUEST
+from relay.store.deliveries import read_health
 from relay.store.interest import Interest, read_interest
 from relay.store.log import START, Log, ordinal
-from relay.store.redis import Arg, Db
+from relay.store.redis import Arg, Db, as_dict
 
 #: Unread events that the summary looks at per subscription: it runs every ten seconds.
 _GLANCE = 100
@@ -47,6 +48,34 @@ class Account:
         return not self.problems
 
 
+@dataclass(slots=True)
+class Summary:
+    """All subscriptions together. `oldest_ms` is the age of the oldest event that waits; `imbalance` what does not add
+    up, without sign; `circuits` counts enabled subscriptions by their circuit."""
+
+    waiting: int = 0
+    oldest_ms: int | None = None
+    imbalance: int = 0
+    enabled: int = 0
+    disabled: int = 0
+    parked_lanes: int = 0
+    dead: int = 0
+    circuits: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """`lanes` are length and first entry of each parked lane."""
+
+    record: Mapping[bytes, bytes]
+    ahead: frozenset[str]
+    lanes: Sequence[tuple[int, bytes]]
+
+    @property
+    def parked(self) -> int:
+        return sum(length for length, _ in self.lanes)
+
+
 class Ledger:
     def __init__(self, db: Db, log: Log) -> None:
         self._db = db
@@ -58,14 +87,13 @@ class Ledger:
         return [await self._account(retailer_id, SubscriptionId(raw.decode())) for raw in ids]
 
     async def _account(self, retailer_id: RetailerId, subscription_id: SubscriptionId) -> Account:
-        record, ahead, lanes = await self._books(subscription_id)
-        lengths = await self._db.run_many([["LLEN", keys.lane(subscription_id, lane)] for lane in lanes])
+        books = await self._books(subscription_id)
+        record, ahead, parked = books.record, books.ahead, books.parked
         matched, delivered, dead, skipped = _counts(record)
         start, position = record[b"start"].decode(), record[b"pos"].decode()
         interest = read_interest(subscription_id, record)
         recounted, unread, whole = await self._recount(retailer_id, start, position, ahead, interest)
         whole = whole and b"pruned" not in record
-        parked = sum(lengths)
         problems = []
         if matched + len(ahead) != delivered + dead + skipped + parked:
             problems.append(
@@ -80,23 +108,20 @@ class Ledger:
             tuple(problems),
         )
 
-    async def _books(self, subscription_id: SubscriptionId) -> tuple[dict[bytes, bytes], set[str], list[str]]:
-        """Hash, marks ahead and lanes at one moment: in a transaction, as pumps go on writing. What is sent again on
-        request is no part of the books: it was counted before."""
-        pipeline = self._db.client.pipeline(transaction=True)
-        pipeline.hgetall(keys.subscription(subscription_id))
-        pipeline.smembers(keys.ahead(subscription_id))
-        pipeline.zrange(keys.lanes(subscription_id), 0, -1)
-        record, ahead, lanes = await pipeline.execute()
-        names = [raw.decode() for raw in lanes]
-        return record, {raw.decode() for raw in ahead}, [one for one in names if not one.startswith(ON_REQUEST)]
+    async def _books(self, subscription_id: SubscriptionId) -> _Books:
+        one = subscription_id
+        record, ahead, *lanes = await self._db.script(
+            "books", [keys.subscription(one), keys.ahead(one), keys.lanes(one)], [one]
+        )
+        marks = frozenset(raw.decode() for raw in ahead)
+        return _Books(as_dict(record), marks, [(int(length), head) for _, length, head in lanes])
 
     async def _recount(
         self,
         retailer_id: RetailerId,
         start: str,
         position: str,
-        ahead: set[str],
+        ahead: frozenset[str],
         interest: Interest,
     ) -> tuple[int, int, bool]:
         """Matching events up to the position, unread ones behind it, and whether the log still reaches the start."""
@@ -144,32 +169,39 @@ class Ledger:
                 problems.append(f"order {order}: the log has {seen[order]}, the state {int(stored)}")
         return problems
 
-    async def summary(self) -> tuple[int, int | None, int]:
-        """Over all subscriptions, cheaply: events waiting, age of the oldest (ms), and what does not balance.
-
-        Unread events are counted up to 100 a subscription, without their filters: reading more would carry bodies."""
-        waiting = imbalance = 0
-        oldest: int | None = None
-        now_ms = await self._db.now_ms()
+    async def summary(self) -> Summary:
+        """Over all subscriptions, cheaply. Unread events are counted up to 100 a subscription, without their filters:
+        reading more would carry bodies."""
+        found, now_ms = Summary(), await self._db.now_ms()
         for raw_retailer in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
             retailer_id = RetailerId(raw_retailer.decode())
             for raw in await self._db.run("ZRANGE", keys.subscriptions(retailer_id), 0, -1):
-                subscription_id = SubscriptionId(raw.decode())
-                record, ahead, lanes = await self._books(subscription_id)
-                if b"pos" not in record:
+                books = await self._books(SubscriptionId(raw.decode()))
+                if b"pos" not in books.record:
                     continue
-                heads = await self._db.run_many([["LRANGE", keys.lane(subscription_id, o), 0, 0] for o in lanes])
-                lengths = await self._db.run_many([["LLEN", keys.lane(subscription_id, o)] for o in lanes])
-                unread = await self._log.after(retailer_id, record[b"pos"].decode(), _GLANCE)
-                behind = [entry.position for entry in unread if entry.position not in ahead]
-                waiting += sum(lengths) + len(behind)
-                starts = [head[0].decode().split("/")[0] for head in heads if head] + behind[:1]
-                for position in starts:
-                    age = now_ms - ordinal(position)[0]
-                    oldest = age if oldest is None else max(oldest, age)
-                matched, *settled = _counts(record)
-                imbalance += abs(matched + len(ahead) - sum(settled) - sum(lengths))
-        return waiting, oldest, imbalance
+                unread = await self._log.after(retailer_id, books.record[b"pos"].decode(), _GLANCE)
+                behind = [entry.position for entry in unread if entry.position not in books.ahead]
+                _add(found, books, behind, now_ms)
+        return found
+
+
+def _add(found: Summary, books: _Books, behind: Sequence[str], now_ms: int) -> None:
+    """Add one subscription."""
+    record = books.record
+    if record.get(b"enabled") == b"1":
+        found.enabled += 1
+        found.circuits[read_health(record).circuit] += 1
+    else:
+        found.disabled += 1
+    found.waiting += books.parked + len(behind)
+    found.parked_lanes += len(books.lanes)
+    starts = [head.decode().split("/")[0] for _, head in books.lanes if head] + list(behind[:1])
+    for position in starts:
+        age = now_ms - ordinal(position)[0]
+        found.oldest_ms = age if found.oldest_ms is None else max(found.oldest_ms, age)
+    matched, delivered, dead, skipped = _counts(record)
+    found.dead += dead
+    found.imbalance += abs(matched + len(books.ahead) - delivered - dead - skipped - books.parked)
 
 
 def _counts(record: Mapping[bytes, bytes]) -> tuple[int, int, int, int]:
