@@ -1,0 +1,263 @@
+"""How soon changes are noticed for a budget: `python -m bench.freshness --traces FILE --budget N [--json]`.
+
+Every policy sees the same traces under the same token bucket, and learns of an order, its stage and its end only from
+its own polls. What is fitted beforehand is fitted on the first half of the run, and every policy is scored on the
+changes of the second half. `relay` has learnt from its own polls in the first half; `relay_cold` forgets everything
+when the scored half begins. `oracle` is told the mean hazard of each (stage, resource) and follows the square-root
+rule; `proportional` polls in proportion to it; `table` is hand-tuned. All but the relay's are weighted fair queues: an
+arm's turn comes every so many units of its interval, whatever the budget, so that each spends all of it.
+"""
+
+import argparse
+import gzip
+import heapq
+import json
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relay.model.hazards import PRIOR, Hazards, Threshold
+from relay.model.orders import TERMINAL_STATUSES
+
+RESOURCES = ("handling", "items", "messages")
+MESSAGES = 2
+#: The hand-tuned rival: seconds between polls of handling, items, messages.
+TABLE = {
+    "brand_new": (10, 60, 60),
+    "acknowledged": (30, 120, 120),
+    "picking": (15, 5, 8),
+    "staging": (15, 30, 20),
+    "delivering": (15, 60, 15),
+}
+POLICIES = ("fixed", "table", "proportional", "relay_cold", "relay", "oracle")
+
+
+@dataclass(slots=True)
+class Arm:
+    order: "Order"
+    resource: int
+    times: list[float]
+    seen: int = 0
+    polled: float | None = None
+    changed: float = 0.0
+    left: int = 0
+    phase: float = 1.0
+
+
+@dataclass(slots=True)
+class Order:
+    """`stage` is what the last poll of handling showed; `over`: that it was a terminal one."""
+
+    retailer: str
+    start: float
+    entered: list[float]
+    stages: list[str]
+    arms: list[Arm] = field(default_factory=list)
+    stage: str = ""
+    over: bool = False
+
+
+class Fair:
+    """A weighted fair queue over intervals."""
+
+    def __init__(self, interval: Callable[[Arm], float]) -> None:
+        self._interval = interval
+        self._turn = 0.0
+
+    def half(self) -> None:
+        """Nothing was learnt."""
+
+    def next(self, arm: Arm, now: float, key: float | None, times: list[float], arms: int, budget: float) -> float:
+        """When the arm's turn comes again, in the queue's own time."""
+        if key is not None:
+            self._turn = max(self._turn, key)
+        return self._turn + self._interval(arm) * (arm.phase if key is None else 1.0)
+
+
+class Learning:
+    """The relay's policy."""
+
+    def __init__(self, *, cold: bool) -> None:
+        self._cold = cold
+        self._hazards = Hazards()
+        self._threshold = Threshold()
+
+    def half(self) -> None:
+        if self._cold:
+            self._hazards.forget()
+            self._threshold = Threshold()
+
+    def next(self, arm: Arm, now: float, key: float | None, times: list[float], arms: int, budget: float) -> float:
+        retailer, stage = arm.order.retailer, arm.order.stage
+        if arm.polled is None or key is None:
+            arm.changed = now - 60.0
+        else:
+            before = arm.polled
+            self._threshold.observe(key - before, now - before, arms)
+            at = times
+            if arm.resource != MESSAGES:  # how many changes a poll showed, but not when they were
+                at = [before + (n + 0.5) * (now - before) / len(times) for n in range(len(times))]
+            base = arm.changed
+            since = [time - base for time in at]
+            arm.changed += self._hazards.learn(retailer, arm.resource, stage, before - base, now - base, since)
+        threshold = self._threshold.value(arms, budget)
+        wait = self._hazards.wait(retailer, arm.resource, stage, now - arm.changed, threshold)
+        return now + wait * (arm.phase if key is None else 1.0)
+
+
+@dataclass
+class Score:
+    mean: float
+    p95: float
+    missed: float
+    most: int
+
+
+def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) -> Score:
+    """Spend every token on the arm that is due first; first readings come before all else."""
+    waiting = deque(sorted(orders, key=lambda order: order.start))
+    heap: list[tuple[float, int, Arm]] = []
+    fresh: deque[Arm] = deque()
+    delays: list[float] = []
+    known_stages: set[tuple[int, float]] = set()
+    second: deque[float] = deque()
+    most = 0
+    half, halved, arms = horizon / 2, False, 0
+    total = int(horizon * budget)
+    for token in range(1, total + 1):
+        now = token / budget
+        if not halved and now >= half:
+            halved = True
+            policy.half()
+        while waiting and waiting[0].start <= now:
+            fresh.extend(waiting.popleft().arms)
+            arms += 3
+        if fresh:
+            key, arm = None, fresh.popleft()
+        elif heap:
+            key, _, arm = heapq.heappop(heap)
+        else:
+            continue
+        second.append(now)
+        while second[0] <= now - 1.0 + 1e-9:
+            second.popleft()
+        most = max(most, len(second))
+        times, seen = arm.times, arm.seen
+        while arm.seen < len(times) and times[arm.seen] <= now:
+            arm.seen += 1
+        found = times[seen : arm.seen]
+        delays += [now - time for time in found if time > half]
+        if arm.resource == 0:
+            _look(arm.order, now, known_stages)
+        turn = policy.next(arm, now, key, found, arms, budget)
+        arm.polled = now
+        if arm.order.over:
+            arm.left -= 1
+            if arm.left <= 0:
+                arms -= 1
+                continue
+        heapq.heappush(heap, (turn, token, arm))
+    delays += [horizon - t for order in orders for arm in order.arms for t in arm.times[arm.seen :] if t > half]
+    delays.sort()
+    entries = [(id(o), t) for o in orders for t in o.entered[1:] if half < t <= horizon]
+    missed = sum(entry not in known_stages for entry in entries) / max(1, len(entries))
+    return Score(math.fsum(delays) / len(delays), delays[int(0.95 * len(delays))], missed, most)
+
+
+def _look(order: Order, now: float, known: set[tuple[int, float]]) -> None:
+    """A poll of handling shows the stage; a terminal one is confirmed by one more reading of each resource."""
+    at = bisect_right(order.entered, now) - 1
+    order.stage = order.stages[at]
+    known.add((id(order), order.entered[at]))
+    if order.stage in TERMINAL_STATUSES and not order.over:
+        order.over = True
+        for arm in order.arms:
+            arm.left = 2 if arm.resource == 0 else 1
+
+
+def load(path: Path) -> tuple[float, list[Order]]:
+    """The horizon and the orders of a trace file."""
+    with gzip.open(path) as file:
+        horizon = float(json.loads(next(file))["horizon_s"])
+        orders = []
+        for line in file:
+            row = json.loads(line)
+            start = max(0.0, row["start"])
+            order = Order(row["retailer"], start, [t for t, _ in row["stages"]], [s for _, s in row["stages"]])
+            for number, name in enumerate(RESOURCES):
+                order.arms.append(Arm(order, number, [t for t, r in row["changes"] if r == name and t > start]))
+            orders.append(order)
+    arms = [arm for order in orders for arm in order.arms]
+    for number, arm in enumerate(arms):  # spread evenly, so that what begins together does not fall due together
+        arm.phase = (number + 1) * 0.6180339887 % 1.0
+    return horizon, orders
+
+
+def _true_hazards(orders: list[Order], horizon: float) -> dict[tuple[str, int], float]:
+    """Changes a second of each (stage, resource), over the whole trace: what the oracle is told."""
+    changes: dict[tuple[str, int], int] = {}
+    seconds: dict[str, float] = {}
+    for order in orders:
+        ends = [*order.entered[1:], horizon]
+        for begin, end, stage in zip(order.entered, ends, order.stages, strict=True):
+            seconds[stage] = seconds.get(stage, 0.0) + max(0.0, min(end, horizon) - max(begin, order.start))
+        for arm in order.arms:
+            for time in arm.times:
+                # A change of status counts in the stage that it leaves.
+                stage = order.stages[max(0, bisect_right(order.entered, time - 1e-6) - 1)]
+                changes[stage, arm.resource] = changes.get((stage, arm.resource), 0) + 1
+    return {(stage, n): count / max(seconds[stage], 1.0) for (stage, n), count in changes.items()}
+
+
+def run(path: Path, budget: float, name: str) -> Score:
+    """One policy on one trace."""
+    horizon, orders = load(path)
+    hazards = _true_hazards(orders, horizon)
+
+    def hazard(arm: Arm) -> float:
+        return hazards.get((arm.order.stage, arm.resource), PRIOR / 10)
+
+    def table(arm: Arm) -> float:
+        return float(TABLE.get(arm.order.stage, (15, 15, 15))[arm.resource])
+
+    policies: dict[str, Callable[[], Any]] = {
+        "fixed": lambda: Fair(lambda arm: 1.0),
+        "table": lambda: Fair(table),
+        "proportional": lambda: Fair(lambda arm: 1e-3 / hazard(arm)),
+        "oracle": lambda: Fair(lambda arm: 1 / math.sqrt(hazard(arm))),
+        "relay": lambda: Learning(cold=False),
+        "relay_cold": lambda: Learning(cold=True),
+    }
+    return simulate(orders, horizon, budget, policies[name]())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.freshness", description=__doc__)
+    parser.add_argument("--traces", type=Path, required=True)
+    parser.add_argument("--budget", type=float, required=True, help="requests a second")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    options = parser.parse_args()
+    with ProcessPoolExecutor() as pool:
+        futures = {name: pool.submit(run, options.traces, options.budget, name) for name in POLICIES}
+        scores = {name: future.result() for name, future in futures.items()}
+    if not options.json:
+        for name, score in scores.items():
+            against = score.mean / scores["oracle"].mean
+            figures = f"mean {score.mean:7.2f} s  p95 {score.p95:7.2f} s  missed {score.missed:.3f}"
+            print(f"{name:<13} {figures}  {against:5.2f} x oracle")
+    result = {
+        "mean_delay_s": {name: round(score.mean, 3) for name, score in scores.items()},
+        "p95_delay_s": {name: round(score.p95, 3) for name, score in scores.items()},
+        "missed_states": {name: round(score.missed, 4) for name, score in scores.items()},
+        "max_requests_in_a_second": {name: score.most for name, score in scores.items()},
+    }
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
