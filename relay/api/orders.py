@@ -103,7 +103,7 @@ def view(order: StoredOrder) -> OrderView:
         tracking=state.tracking.value,
         version=state.version,
         sequence=state.sequence,
-        order=state.snapshot.handling,
+        order=state.snapshot.order,
         items=_listed(order, Resource.ITEMS),
         messages=_listed(order, Resource.MESSAGES),
         metadata=dict(state.metadata),

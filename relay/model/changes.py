@@ -52,27 +52,27 @@ def detect(stored: JsonObject, reading: Reading, missing: frozenset[str], *, cha
     `missing` holds the keys that the previous reading lacked. With `chat_may_expire` (the order is over) an empty or
     expired chat is no deletion.
     """
-    if reading.resource is Resource.HANDLING:
-        changes = _handling_changes(stored, reading.value)
-        return Detection(tuple(changes), reading.value, frozenset())
+    if reading.resource not in _KINDS:
+        return Detection(order_changes(stored, reading.value, reading.resource), reading.value, frozenset())
     return _collection_changes(stored, reading, missing, chat_may_expire=chat_may_expire)
 
 
-# ── handling ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the order itself ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _handling_changes(old: JsonObject, new: JsonObject) -> list[Change]:
+def order_changes(old: JsonObject, new: JsonObject, resource: Resource) -> tuple[Change, ...]:
+    """What differs of the order itself (`Snapshot.order`) since a new reading of a resource that tells of it."""
     found = difference(old, new)
     if found is None:
-        return []
+        return ()
     kinds: dict[str, tuple[JsonObject, JsonObject]] = {}
     for name in {**found[0], **found[1]}:
         kind = _OWN_EVENT.get(name, "order.updated")
         if name == "shopper":
             kind = _shopper_event(old.get("shopper"), new.get("shopper"))
         _assign(kinds, kind, name, found)
-    made = [Change(kind, "order", None, new, *sides, Resource.HANDLING) for kind, sides in kinds.items()]
-    return sorted(made, key=lambda change: position(change.type))
+    made = [Change(kind, "order", None, new, *sides, resource) for kind, sides in kinds.items()]
+    return tuple(sorted(made, key=lambda change: position(change.type)))
 
 
 def _shopper_event(old: Json, new: Json) -> str:

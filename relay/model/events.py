@@ -55,8 +55,8 @@ def build(
         details: JsonObject = {"changes": {"before": change.before, "after": change.after}}
         value = change.value
         if change.subject == "order":
-            value = snapshot.handling or {}
-            if change.resource is not Resource.HANDLING:
+            value = snapshot.order or {}
+            if change.resource in (Resource.ITEMS, Resource.MESSAGES):
                 details["resource"] = change.resource.value
         elif change.key != change.value.get("id"):
             details["key"] = change.key
@@ -139,8 +139,8 @@ def _whole(
 
 
 def _parts(snapshot: Snapshot) -> JsonObject:
-    """Handling, items and messages side by side, and what stands beside the lists under `extras`."""
-    parts: dict[str, Any] = {"order": snapshot.handling, "items": None, "messages": None}
+    """The order, its items and its messages side by side, and what stands beside the lists under `extras`."""
+    parts: dict[str, Any] = {"order": snapshot.order, "items": None, "messages": None}
     extras = {}
     for resource in (Resource.ITEMS, Resource.MESSAGES):
         value = snapshot.get(resource)

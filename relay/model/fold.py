@@ -85,7 +85,7 @@ class Fold:
 
     def differences(self, snapshot: Snapshot) -> list[str]:
         """Each fact in which the folded state and a snapshot differ; the order of items and messages does not count."""
-        found = [f"handling.{name}" for name in _differing(self.handling, snapshot.handling or {})]
+        found = [f"handling.{name}" for name in _differing(self.handling, snapshot.order or {})]
         for resource, entries in self.entries.items():
             value = snapshot.get(resource) or {}
             theirs = keyed(value.get(resource.value))

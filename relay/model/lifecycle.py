@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from relay.model import events
 from relay.model.cadence import Cadence
-from relay.model.changes import Detection, detect
+from relay.model.changes import Detection, detect, order_changes
 from relay.model.events import Event
 from relay.model.orders import (
     RESOURCES,
@@ -86,11 +86,7 @@ def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderStat
     if state.tracking is Tracking.SUSPENDED:
         written.append(events.resumed(state, now_ms=now_ms, observed_ms=now_ms))
         state = replace(state, tracking=Tracking.ACTIVE, sequence=written[-1].sequence)
-    stored = state.snapshot.get(resource)
-    found = Detection((), reading.value, frozenset())
-    if stored is not None:
-        awaited = state.missing.get(resource, frozenset())
-        found = detect(stored, reading, awaited, chat_may_expire=state.terminal_since_ms is not None)
+    found = _compare(state, reading)
     snapshot = state.snapshot.replace(resource, found.value)
     if state.started:
         new = events.build(state, found.changes, snapshot, now_ms=now_ms, observed_ms=now_ms)
@@ -109,6 +105,19 @@ def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderStat
         trouble=None,
     )
     return after, tuple(written)
+
+
+def _compare(state: OrderState, reading: Reading) -> Detection:
+    """What the reading changes. A resource that is first read after the start is compared with nothing."""
+    resource, snapshot = reading.resource, state.snapshot
+    stored = snapshot.get(resource)
+    if not state.started and stored is None:
+        return Detection((), reading.value, frozenset())
+    if resource in (Resource.ITEMS, Resource.MESSAGES):
+        awaited = state.missing.get(resource, frozenset())
+        return detect(stored or {}, reading, awaited, chat_may_expire=state.terminal_since_ms is not None)
+    after = snapshot.replace(resource, reading.value)
+    return Detection(order_changes(snapshot.order or {}, after.order or {}, resource), reading.value, frozenset())
 
 
 def _follow_terminal(state: OrderState, reading: Reading) -> OrderState:

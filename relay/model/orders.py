@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NewType
 
 RetailerId = NewType("RetailerId", str)
@@ -18,11 +18,17 @@ JsonObject = dict[str, Any]
 
 
 class Resource(enum.StrEnum):
-    """One of the three things that are polled for an order. The one-letter `short` names it in Redis."""
+    """One of the things that are polled for an order. The one-letter `short` names it in Redis.
+
+    The specification has the first three; the live dialect has the others as well (`RELAY_UPSTREAM_DIALECT=connect`).
+    """
 
     HANDLING = "handling"
     ITEMS = "items"
     MESSAGES = "messages"
+    DETAILS = "details"
+    LOCATION = "location"
+    PICKUP = "pickup"
 
     @property
     def short(self) -> str:
@@ -30,13 +36,14 @@ class Resource(enum.StrEnum):
 
     @property
     def position(self) -> int:
-        """0, 1, 2: the place of this resource where the three stand side by side."""
+        """0, 1, 2, ...: the place of this resource where they stand side by side."""
         return _POSITIONS[self]
 
 
+#: Those of the specification.
 RESOURCES = (Resource.HANDLING, Resource.ITEMS, Resource.MESSAGES)
-_POSITIONS = {resource: index for index, resource in enumerate(RESOURCES)}
-BY_SHORT = {resource.short: resource for resource in RESOURCES}
+_POSITIONS = {resource: index for index, resource in enumerate(Resource)}
+BY_SHORT = {resource.short: resource for resource in Resource}
 
 
 class Tracking(enum.StrEnum):
@@ -72,25 +79,47 @@ class Snapshot:
     handling: JsonObject | None = None
     items: JsonObject | None = None
     messages: JsonObject | None = None
+    details: JsonObject | None = None
+    location: JsonObject | None = None
+    pickup: JsonObject | None = None
 
     def get(self, resource: Resource) -> JsonObject | None:
         value: JsonObject | None = getattr(self, resource.value)
         return value
 
     def replace(self, resource: Resource, value: JsonObject) -> "Snapshot":
-        values = {r.value: self.get(r) for r in RESOURCES}
-        values[resource.value] = value
-        return Snapshot(**values)
+        return replace(self, **{resource.value: value})
 
     @property
     def complete(self) -> bool:
         return all(self.get(resource) is not None for resource in RESOURCES)
 
     @property
+    def order(self) -> JsonObject | None:
+        """The order itself, out of all resources that tell of it: fields of handling and details side by side, the
+        shopper's location and pickup details under their own names. None before the first reading.
+
+        Where handling and details say different things under one name, that of details stands under `details`.
+        """
+        if self.details is None and self.location is None and self.pickup is None:
+            return self.handling
+        handling, details = self.handling or {}, self.details or {}
+        merged = {**details, **handling}
+        if clash := {name: value for name, value in details.items() if name in handling and handling[name] != value}:
+            merged["details"] = clash
+        for resource in (Resource.LOCATION, Resource.PICKUP):
+            if (value := self.get(resource)) is not None:
+                merged[resource.value] = value
+        return merged
+
+    @property
     def status(self) -> str | None:
-        """The order's status (its *stage*), as upstream spells it."""
-        status = (self.handling or {}).get("status")
-        return status if isinstance(status, str) else None
+        """The order's status (its *stage*), as the specification spells it, or as upstream does if it is unknown."""
+        for part in (self.details, self.handling):
+            status = (part or {}).get("status")
+            if isinstance(status, str):
+                return status
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,8 +172,8 @@ def read_state(retailer_id: RetailerId, order_id: OrderId, answer: Any) -> Order
         return None
     parts = msgspec.json.decode(zlib.decompress(record[b"n"])) if b"n" in record else [None, None, None]
     pending = msgspec.json.decode(record[b"p"]) if b"p" in record else {}
-    read_at = {r: int(record[b"w" + r.short.encode()]) for r in RESOURCES if b"w" + r.short.encode() in record}
-    troubles = [_read_trouble(record.get(b"b" + r.short.encode())) for r in RESOURCES]
+    read_at = {r: int(record[b"w" + r.short.encode()]) for r in Resource if b"w" + r.short.encode() in record}
+    troubles = [_read_trouble(record.get(b"b" + r.short.encode())) for r in Resource]
     return OrderState(
         retailer_id=retailer_id,
         order_id=order_id,
@@ -199,7 +199,9 @@ def changed_fields(commit: Commit) -> list[Arg]:
         raise Conflict("a commit is of one order, from the version it was decided on")
     fields: list[Arg] = ["q", after.sequence, "t", after.tracking.value, "s", "1" if after.started else ""]
     if after.snapshot is not before.snapshot:
-        parts = [after.snapshot.get(resource) for resource in RESOURCES]
+        parts = [after.snapshot.get(resource) for resource in Resource]
+        while len(parts) > len(RESOURCES) and parts[-1] is None:
+            parts.pop()
         fields += ["n", zlib.compress(_json.encode(parts), 6), "g", after.snapshot.status or ""]
     pending: dict[str, Any] = {}
     missing = {resource.value: sorted(gone) for resource, gone in after.missing.items() if gone}

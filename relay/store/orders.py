@@ -7,10 +7,10 @@ The hash `order:R:O`:
   k   the user's token as given, sealed                kv  how often `k` was replaced
   v   version: commits so far                          q   sequence: events so far
   t   tracking: active, suspended, ended               s   1 once tracking_started was written
-  n   snapshot: zlib of JSON [handling, items, messages]
+  n   snapshot: zlib of JSON [handling, items, messages, details, location, pickup], without nulls at its end
   g   the order's status (stage) in that snapshot
   p   JSON {"missing": {resource: [key]}, "terminal": ms}: what a further reading has to confirm
-  and for each resource letter x of h, i, m:
+  and for each resource letter x of h, i, m, d, l, p:
   fx  fingerprint of the raw bytes; absent when the next reading must be looked at even if it is the same
   wx  when the request of the last good reading started (ms)
   bx  trouble, JSON {code, detail, since, count}
