@@ -37,7 +37,7 @@ class Filler:
         await self.db.run("ZADD", keys.RETAILERS, 1, RETAILER)
         wanted = [Registration(OrderId(f"o-{n}")) for n in range(ORDERS)]
         await self.orders.register(RETAILER, wanted, credential=keys.SHARED_CREDENTIAL)
-        await self.db.run("DEL", keys.due("shared"), keys.CREDENTIALS)
+        await self.db.run("DEL", keys.CREDENTIALS)
         secret = Secret(os.urandom(32))
         configuration = Configuration(url, max_in_flight=64)
         subscriptions = Subscriptions(self.db, self.vault)

@@ -21,10 +21,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relay.model.hazards import PRIOR, Hazards, Threshold
-from relay.model.orders import TERMINAL_STATUSES
+from relay.model.cadence import Cadence, stage_of
+from relay.model.hazards import PRIOR, Hazards
+from relay.model.orders import RESOURCES, TERMINAL_STATUSES
+from relay.model.pacing import (
+    CLASSES,
+    EARLY,
+    FIRST_AGE,
+    FIRST_FACTOR,
+    HELD,
+    NARROWEST,
+    OCTAVES,
+    Pacing,
+    Pool,
+    adjustment,
+    forecast,
+)
 
-RESOURCES = ("handling", "items", "messages")
 MESSAGES = 2
 #: The hand-tuned rival: seconds between polls of handling, items, messages.
 TABLE = {
@@ -63,51 +76,81 @@ class Order:
 
 
 class Fair:
-    """A weighted fair queue over intervals."""
+    """A weighted fair queue over intervals: the heap of the arms' turns, in the queue's own time."""
 
     def __init__(self, interval: Callable[[Arm], float]) -> None:
         self._interval = interval
+        self._heap: list[tuple[float, int, Arm]] = []
         self._turn = 0.0
+        self._number = 0
 
     def half(self) -> None:
         """Nothing was learnt."""
 
-    def next(self, arm: Arm, now: float, key: float | None, times: list[float], arms: int, budget: float) -> float:
-        """When the arm's turn comes again, in the queue's own time."""
-        if key is not None:
-            self._turn = max(self._turn, key)
-        return self._turn + self._interval(arm) * (arm.phase if key is None else 1.0)
+    def take(self, now: float) -> Arm | None:
+        if not self._heap:
+            return None
+        turn, _, arm = heapq.heappop(self._heap)
+        self._turn = max(self._turn, turn)
+        return arm
+
+    def put(self, arm: Arm, now: float, times: list[float], arms: int, budget: float, stages: dict[str, int]) -> None:
+        self._number += 1
+        turn = self._turn + self._interval(arm) * (arm.phase if arm.polled is None else 1.0)
+        heapq.heappush(self._heap, (turn, self._number, arm))
 
 
 class Learning:
-    """The relay's policy."""
+    """The relay's policy, and its classes of due arms as the claim script takes from them."""
 
     def __init__(self, *, cold: bool) -> None:
         self._cold = cold
         self._hazards = Hazards()
-        self._threshold = Threshold()
+        self._cadence = Cadence()
+        self._pacing = Pacing(self._hazards, self._cadence)
+        self._factor = FIRST_FACTOR
+        self._queues: list[list[tuple[float, int, Arm]]] = [[] for _ in range(CLASSES)]
+        self._number = 0
+        self._planned: dict[int, float] = {}
+        self._stretch, self._forecast_at = 1.0, -1e9
 
     def half(self) -> None:
         if self._cold:
             self._hazards.forget()
-            self._threshold = Threshold()
+            self._factor = FIRST_FACTOR
 
-    def next(self, arm: Arm, now: float, key: float | None, times: list[float], arms: int, budget: float) -> float:
-        retailer, stage = arm.order.retailer, arm.order.stage
-        if arm.polled is None or key is None:
-            arm.changed = now - 60.0
+    def take(self, now: float) -> Arm | None:
+        best, most = None, -EARLY
+        for number, queue in enumerate(self._queues):
+            if queue:
+                octave = number - OCTAVES if number != HELD else 5
+                late = (now - queue[0][0]) / (NARROWEST * 2 ** (octave + 0.5))
+                if late > most and (number != HELD or late >= 0):
+                    best, most = queue, late
+        return heapq.heappop(best)[2] if best else None
+
+    def put(self, arm: Arm, now: float, times: list[float], arms: int, budget: float, stages: dict[str, int]) -> None:
+        retailer, stage, resource = arm.order.retailer, stage_of(arm.order.stage), RESOURCES[arm.resource]
+        if arm.polled is None:
+            arm.changed = now - FIRST_AGE
         else:
             before = arm.polled
-            self._threshold.observe(key - before, now - before, arms)
+            self._factor += adjustment(self._planned[id(arm)], now - before, arms)
             at = times
             if arm.resource != MESSAGES:  # how many changes a poll showed, but not when they were
                 at = [before + (n + 0.5) * (now - before) / len(times) for n in range(len(times))]
             base = arm.changed
             since = [time - base for time in at]
-            arm.changed += self._hazards.learn(retailer, arm.resource, stage, before - base, now - base, since)
-        threshold = self._threshold.value(arms, budget)
-        wait = self._hazards.wait(retailer, arm.resource, stage, now - arm.changed, threshold)
-        return now + wait * (arm.phase if key is None else 1.0)
+            arm.changed += self._hazards.learn(retailer, resource, stage, before - base, now - base, since)
+        if now - self._forecast_at > 5.0:
+            self._forecast_at = now
+            self._stretch = forecast(stages, RESOURCES, self._hazards, self._cadence, budget).stretch
+        pool = Pool("", arms, arms // 3, arms // 3, 1, budget, 0.0)
+        plan = self._pacing.plan(pool, self._factor, retailer, resource, stage, now - arm.changed, self._stretch)
+        self._planned[id(arm)] = plan.seconds
+        self._number += 1
+        due = now + plan.seconds * (arm.phase if arm.polled is None else 1.0)
+        heapq.heappush(self._queues[plan.klass], (due, self._number, arm))
 
 
 @dataclass
@@ -119,17 +162,16 @@ class Score:
 
 
 def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) -> Score:
-    """Spend every token on the arm that is due first; first readings come before all else."""
+    """Spend each token on the arm that the policy takes; first readings come before all else."""
     waiting = deque(sorted(orders, key=lambda order: order.start))
-    heap: list[tuple[float, int, Arm]] = []
     fresh: deque[Arm] = deque()
     delays: list[float] = []
     known_stages: set[tuple[int, float]] = set()
+    stages: dict[str, int] = {}
     second: deque[float] = deque()
-    most = 0
-    half, halved, arms = horizon / 2, False, 0
-    total = int(horizon * budget)
-    for token in range(1, total + 1):
+    most = arms = 0
+    half, halved = horizon / 2, False
+    for token in range(1, int(horizon * budget) + 1):
         now = token / budget
         if not halved and now >= half:
             halved = True
@@ -137,11 +179,8 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
         while waiting and waiting[0].start <= now:
             fresh.extend(waiting.popleft().arms)
             arms += 3
-        if fresh:
-            key, arm = None, fresh.popleft()
-        elif heap:
-            key, _, arm = heapq.heappop(heap)
-        else:
+        arm = fresh.popleft() if fresh else policy.take(now)
+        if arm is None:
             continue
         second.append(now)
         while second[0] <= now - 1.0 + 1e-9:
@@ -153,15 +192,14 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
         found = times[seen : arm.seen]
         delays += [now - time for time in found if time > half]
         if arm.resource == 0:
-            _look(arm.order, now, known_stages)
-        turn = policy.next(arm, now, key, found, arms, budget)
-        arm.polled = now
+            _look(arm.order, now, known_stages, stages)
         if arm.order.over:
             arm.left -= 1
             if arm.left <= 0:
                 arms -= 1
                 continue
-        heapq.heappush(heap, (turn, token, arm))
+        policy.put(arm, now, found, arms, budget, stages)
+        arm.polled = now
     delays += [horizon - t for order in orders for arm in order.arms for t in arm.times[arm.seen :] if t > half]
     delays.sort()
     entries = [(id(o), t) for o in orders for t in o.entered[1:] if half < t <= horizon]
@@ -169,10 +207,14 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
     return Score(math.fsum(delays) / len(delays), delays[int(0.95 * len(delays))], missed, most)
 
 
-def _look(order: Order, now: float, known: set[tuple[int, float]]) -> None:
+def _look(order: Order, now: float, known: set[tuple[int, float]], stages: dict[str, int]) -> None:
     """A poll of handling shows the stage; a terminal one is confirmed by one more reading of each resource."""
     at = bisect_right(order.entered, now) - 1
+    if order.stage and order.stage not in TERMINAL_STATUSES:
+        stages[order.stage] -= 1
     order.stage = order.stages[at]
+    if order.stage not in TERMINAL_STATUSES:
+        stages[order.stage] = stages.get(order.stage, 0) + 1
     known.add((id(order), order.entered[at]))
     if order.stage in TERMINAL_STATUSES and not order.over:
         order.over = True
@@ -190,7 +232,7 @@ def load(path: Path) -> tuple[float, list[Order]]:
             start = max(0.0, row["start"])
             order = Order(row["retailer"], start, [t for t, _ in row["stages"]], [s for _, s in row["stages"]])
             for number, name in enumerate(RESOURCES):
-                order.arms.append(Arm(order, number, [t for t, r in row["changes"] if r == name and t > start]))
+                order.arms.append(Arm(order, number, [t for t, r in row["changes"] if r == name.value and t > start]))
             orders.append(order)
     arms = [arm for order in orders for arm in order.arms]
     for number, arm in enumerate(arms):  # spread evenly, so that what begins together does not fall due together

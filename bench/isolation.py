@@ -77,7 +77,7 @@ class Load:
             await subscriptions.create(
                 retailer, Configuration(f"{self.url}/{number}"), keyring=Keyring.new(Secret.new()), start="0-0"
             )
-        await self.db.run("DEL", keys.due("shared"), keys.CREDENTIALS)
+        await self.db.run("DEL", keys.CREDENTIALS)
 
     async def commit(self, turn: int) -> tuple[int, str, float]:
         """One event: whose, its id, and when its commit began."""

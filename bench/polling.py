@@ -5,6 +5,7 @@ import socket
 
 from bench.stage import Stage, exposition, median, open_stage, report, until
 from relay.model.orders import OrderId, RetailerId
+from relay.model.pacing import CLASSES
 from relay.store import keys
 from relay.store.order_records import Registration, UserToken
 from relay.store.orders import Orders
@@ -32,9 +33,9 @@ async def _bytes_per_order(stage: Stage) -> float:
     db = Db(open_client(stage.redis_url))
     names = [keys.order(RETAILER, f"o-{n}") for n in range(0, ORDERS, 10)]
     sizes = await db.run_many([["MEMORY", "USAGE", name] for name in names])
-    shared = await db.run_many(
-        [["MEMORY", "USAGE", name, "SAMPLES", 0] for name in (keys.due("shared"), keys.orders(RETAILER))]
-    )
+    lists = [keys.due("shared", RETAILER, klass) for klass in range(CLASSES)]
+    lists += [keys.claimed("shared", RETAILER), keys.orders(RETAILER)]
+    shared = [size or 0 for size in await db.run_many([["MEMORY", "USAGE", name, "SAMPLES", 0] for name in lists])]
     await db.aclose()
     return float(sum(sizes) / len(sizes) + sum(shared) / ORDERS)
 

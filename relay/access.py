@@ -4,10 +4,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from relay import metrics
 from relay.errors import SecretUnreadable
 from relay.model.orders import OrderId, RetailerId
 from relay.settings import Settings
 from relay.store import keys
+from relay.store.order_records import UserToken
 from relay.store.orders import Orders
 from relay.store.retailers import Retailers
 from relay.upstream.interface import Access
@@ -47,37 +49,43 @@ class AccessRefused(Exception):
 
 
 class TokenBroker:
+    """One per process."""
+
     def __init__(self, orders: Orders, tokens: Tokens, credentials: CredentialSource) -> None:
         self._orders = orders
         self._tokens = tokens
         self._credentials = credentials
-        self._given: dict[tuple[str, str], tuple[str, Access]] = {}
+        self._given: dict[tuple[str, str], tuple[str, UserToken]] = {}
 
     async def access(self, holder: TokenHolder) -> Access:
         """The token for an order. Raises AccessRefused."""
         if not holder.token_revision:
             return await self._minted(holder, None)
         key = (holder.retailer_id, holder.order_id)
-        revision, access = self._given.get(key, ("", None))
-        if access is None or revision != holder.token_revision:
-            access = await self._opened(holder)
+        revision, token = self._given.get(key, ("", None))
+        if token is None or revision != holder.token_revision:
+            token = await self._opened(holder)
             if len(self._given) >= _KEPT:
                 self._given.clear()
-            self._given[key] = (holder.token_revision, access)
-        return access
+            self._given[key] = (holder.token_revision, token)
+        if token.expires_ms is not None and token.expires_ms <= time.time() * 1000:
+            if holder.user_id is not None and await self._credentials(holder.credential) is not None:
+                return await self._minted(holder, None)
+            raise AccessRefused("unauthorized", "the access token that was given for the order has expired")
+        return Access(token.token)
 
     async def renewed(self, holder: TokenHolder, refused: Access) -> Access | None:
         """After a 401: another token to try once; None when the refused one is the only one."""
         return None if holder.token_revision else await self._minted(holder, refused)
 
-    async def _opened(self, holder: TokenHolder) -> Access:
+    async def _opened(self, holder: TokenHolder) -> UserToken:
         try:
             token = await self._orders.token(holder.retailer_id, holder.order_id)
         except SecretUnreadable as error:
             raise AccessRefused("token_unreadable", error.detail) from None
         if token is None:
             raise AccessRefused("no_token", "the order has no access token: give one, or a user id")
-        return Access(token.token)
+        return token
 
     async def _minted(self, holder: TokenHolder, refused: Access | None) -> Access:
         credential = await self._credentials(holder.credential)
@@ -88,8 +96,8 @@ class TokenBroker:
                 return await self._tokens.access(credential, holder.user_id)
             return await self._tokens.renewed(credential, holder.user_id, refused)
         except TokenRefused as error:
-            code = "unauthorized" if error.status in (400, 401, 403) else "token_endpoint"
-            raise AccessRefused(code, error.detail) from None
+            metrics.mints.labels(error.blame.value).inc()
+            raise AccessRefused(error.blame.value, error.detail) from None
 
 
 def credential_source(settings: Settings, retailers: Retailers) -> CredentialSource:

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 registry = CollectorRegistry()
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 300)
+_DELAY = (0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800)
 
 redis_round_trips = Counter("relay_redis_round_trips_total", "Network round trips to Redis.", registry=registry)
 polls = Counter(
@@ -20,6 +21,37 @@ poll_duration = Histogram(
     buckets=_LATENCY,
     registry=registry,
 )
+detection_delay = Histogram(
+    "relay_detection_delay_seconds",
+    "From a change, by upstream's own time, to the request that saw it; by the stage in which it was seen.",
+    ["resource", "stage"],
+    buckets=_DELAY,
+    registry=registry,
+)
+detection_bound = Histogram(
+    "relay_detection_bound_seconds",
+    "The longest that a change without a time can have gone unseen: the time since the reading before.",
+    ["resource", "stage"],
+    buckets=_DELAY,
+    registry=registry,
+)
+expected_delay = Gauge(
+    "relay_expected_detection_delay_seconds",
+    "Mean detection delay that the policy expects of the budgets, of the credential where it is longest.",
+    registry=registry,
+)
+budget_stretch = Gauge(
+    "relay_budget_stretch_ratio",
+    "By how much the longest intervals are lengthened because a budget cannot keep them, where it is most; 1: none.",
+    registry=registry,
+)
+throttles = Counter(
+    "relay_upstream_throttles_total", "Times that upstream's refusals slowed a credential down.", registry=registry
+)
+concurrency_limit = Gauge(
+    "relay_upstream_concurrency_limit", "Requests that this process has in flight at most.", registry=registry
+)
+mints = Counter("relay_token_mints_total", "User tokens asked of upstream, by outcome.", ["outcome"], registry=registry)
 events_committed = Counter(
     "relay_events_committed_total",
     "Events written to a retailer's log, by type.",

@@ -45,6 +45,16 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _weights(text: str) -> Mapping[str, float]:
+    weights = {}
+    for part in _list(text):
+        name, separator, value = part.partition("=")
+        if not separator or not re.fullmatch(r"\d{1,4}(\.\d+)?", value) or not 0 < float(value) <= 1000:
+            raise ValueError("write type=weight, such as order.replacement_suggested=3, each above 0 and up to 1000")
+        weights[name.strip()] = float(value)
+    return weights
+
+
 def _number(low: float, high: float) -> Callable[[str], float]:
     def read(text: str) -> float:
         value = float(text)
@@ -135,9 +145,9 @@ TABLE: Mapping[str, Setting] = {
     "log_level": Setting(_choice("debug", "info", "warning", "error"), "info", "least severe lines that are written"),
     "lease": Setting(duration, "15s", "how long a claimed order, an owned subscription or a pump slot is held"),
     "slice": Setting(duration, "60s", "how long a pump works before it hands over"),
-    "poll_scale": Setting(_number(0.0001, 1000), "1", "multiplies every polling interval"),
-    "poll_floor": Setting(duration, "1s", "shortest polling interval"),
-    "poll_concurrency": Setting(_whole(1, 10_000), "256", "upstream requests in flight per pump"),
+    "poll_scale": Setting(_number(0.0001, 1000), "1", "multiplies the bounds of polling intervals"),
+    "poll_floor": Setting(duration, "1s", "shortest polling interval, whatever the stage"),
+    "poll_concurrency": Setting(_whole(1, 10_000), "256", "upstream requests in flight per pump at most"),
     "poll_pumps": Setting(_whole(1, 64), "2", "poll pumps over all processes"),
     "deliver_pumps": Setting(_whole(1, 64), "2", "deliver pumps over all processes"),
     "delivery_concurrency": Setting(_whole(1, 10_000), "512", "posts in flight per pump"),
@@ -146,6 +156,11 @@ TABLE: Mapping[str, Setting] = {
     "recovery_rate": Setting(_whole(1, 10_000), "50", "events a second that a recovery sends again"),
     "patience": Setting(duration, "2m", "how long 401, 403 or 404 may last before tracking is suspended"),
     "confirm_after": Setting(duration, "5s", "after this a terminal status is read again"),
+    "late_chat": Setting(duration, "5m", "so long after the end, status and chat are read once more"),
+    "abandon_after": Setting(duration, "24h", "an order that upstream refuses for so long is given up"),
+    "poll_weights": Setting(
+        _weights, "", "what a minute of delay costs, by type of event: order.replacement_suggested=3, others 1"
+    ),
     "api_url": Setting(
         _url("https", "http"), "http://127.0.0.1:8080", "where commands such as `relay orders` find the API"
     ),
@@ -198,6 +213,9 @@ class Settings:
     recovery_rate: int = 50
     patience: float = 120.0
     confirm_after: float = 5.0
+    late_chat: float = 300.0
+    abandon_after: float = 24 * 3600.0
+    poll_weights: Mapping[str, float] = field(default_factory=dict)
     api_url: str = "http://127.0.0.1:8080"
     api_key: str | None = field(default=None, repr=False)
     data: str = "relay-data"

@@ -8,7 +8,7 @@ from relay.errors import Conflict, NotFound, UpstreamRefused
 from relay.model import lifecycle
 from relay.model.lifecycle import Step
 from relay.model.orders import JsonObject, OrderId, OrderState, RetailerId
-from relay.store.order_records import Commit
+from relay.store.order_records import Commit, Due
 from relay.store.orders import Orders
 from relay.upstream.interface import Access, UnusableAnswer, Upstream
 
@@ -43,7 +43,8 @@ async def _end(
         step = decide(state)
         if step is None:
             return False
-        result = await orders.commit(Commit(state, step.state, step.events, delays_ms=step.delays_ms))
+        due = {resource: Due(delay) for resource, delay in step.delays_ms.items()}
+        result = await orders.commit(Commit(state, step.state, step.events, due=due))
         if result == "ok":
             return True
     raise Conflict("the order keeps changing; try again", code="contended")

@@ -14,13 +14,16 @@ from relay.delivering.jobs import Limits as DeliverLimits
 from relay.engine import EngineTransport, FastEngine
 from relay.guard import Guard, GuardedEngine, allowances
 from relay.maintaining import MaintainPump
-from relay.model.cadence import Cadence
+from relay.model.congestion import Concurrency
 from relay.model.lifecycle import Policy
 from relay.polling import PollPump
+from relay.polling.planner import Planner
+from relay.polling.policy import policy_of
 from relay.polling.pump import Limits as PollLimits
 from relay.queue import Ringer, open_pool
 from relay.sender import Sender
 from relay.settings import Settings
+from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries
@@ -52,6 +55,10 @@ class Process:
     upstream: HttpUpstream
     broker: TokenBroker
     orders: Orders
+    arms: Arms
+    policy: Policy
+    planner: Planner
+    concurrency: Concurrency
     log: Log
     deliveries: Deliveries
     bells: Bells
@@ -66,15 +73,14 @@ class Process:
         return self.deliver_pump() if kind == "deliver" else self.maintain_pump()
 
     def poll_pump(self) -> PollPump:
-        settings = self.settings
-        policy = Policy(
-            Cadence(settings.poll_scale, settings.poll_floor),
-            patience_ms=round(settings.patience * 1000),
-            confirm_after_ms=round(settings.confirm_after * 1000),
-        )
-        limits = PollLimits(settings.poll_concurrency, round(settings.lease * 1000))
+        limits = PollLimits(self.settings.poll_concurrency, round(self.settings.lease * 1000))
         return PollPump(
-            self.orders, self.upstream, self.broker, self.bells, clock=self.clock, policy=policy, limits=limits
+            *(self.orders, self.arms, self.upstream, self.broker, self.bells),
+            clock=self.clock,
+            policy=self.policy,
+            limits=limits,
+            planner=self.planner,
+            concurrency=self.concurrency,
         )
 
     def deliver_pump(self) -> DeliverPump:
@@ -128,7 +134,8 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )
     upstream = HttpUpstream(settings.upstream_url, upstream_engine, Specification())
-    orders = Orders(db, vault)
+    orders, policy = Orders(db, vault), policy_of(settings)
+    arms = Arms(db, scale=policy.cadence.scale)
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
         await check_master_keys(db, vault)
@@ -141,6 +148,10 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
             upstream=upstream,
             broker=TokenBroker(orders, tokens, credential_source(settings, Retailers(db, vault))),
             orders=orders,
+            arms=arms,
+            policy=policy,
+            planner=Planner(arms, policy),
+            concurrency=Concurrency(settings.poll_concurrency),
             log=Log(db),
             deliveries=Deliveries(db, vault, keep_attempts_s=settings.retention_attempts),
             bells=Bells(db),

@@ -13,6 +13,7 @@ from relay.guard import Guard, GuardedEngine, allowances
 from relay.sender import Sender
 from relay.settings import Settings
 from relay.store import keys
+from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.audit import AuditLog
 from relay.store.deliveries import Deliveries
@@ -48,8 +49,8 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     upstream = HttpUpstream(settings.upstream_url, engine, Specification())
     orders, retailers = Orders(db, vault), Retailers(db, vault, settings.admin_key)
     broker = TokenBroker(orders, Tokens(http, StoredTokens(db, vault)), credential_source(settings, retailers))
-    if settings.upstream_budget is not None:
-        await db.run("HSET", keys.budget(keys.SHARED_CREDENTIAL), "rate", settings.upstream_budget)
+    arms = Arms(db)
+    await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)
     deps = Deps(
         settings=settings,
         db=db,

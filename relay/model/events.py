@@ -135,6 +135,8 @@ def _whole(
     state: OrderState, event_type: str, snapshot: Snapshot, details: JsonObject, now_ms: int, observed_ms: int
 ) -> Event:
     details = {**details, **_parts(snapshot)}
+    if state.off:
+        details["unavailable"] = sorted(state.off)
     return _event(state, event_type, state.sequence + 1, details, details, now_ms, observed_ms)
 
 

@@ -11,7 +11,7 @@
 a: a terminal status that goes back makes the order an ordinary active one again: statuses are not monotonic.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.model import events
@@ -31,24 +31,46 @@ from relay.model.orders import (
 
 #: Refusals that suspend tracking when they last: upstream will not show this order.
 SUSPENDING = frozenset({"unauthorized", "forbidden", "not_found"})
+#: What upstream may keep to itself for good, by the account's settings ("shopper information removal"): that it does
+#: says nothing against the order.
+REDACTABLE = frozenset({Resource.MESSAGES, Resource.LOCATION})
+#: So many refusals in a row make one lasting.
+LASTING = 2
+#: Instead of a delay: the policy says when.
+BY_POLICY = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When to look again, and how long refusals and terminal statuses are waited out (ms)."""
+    """When to look again, and how long refusals and terminal statuses are waited out (ms).
+
+    `resources` are those that a first complete reading and the end need. `late_ms`: so long after the end the chat is
+    read once more. `abandon_ms`: an order that is suspended for so long is given up. `location`: the shopper's
+    location is read while the order is delivered.
+    """
 
     cadence: Cadence = field(default_factory=Cadence)
     patience_ms: int = 120_000
     confirm_after_ms: int = 5_000
+    late_ms: int = 0
+    abandon_ms: int = 24 * 3_600_000
+    resources: tuple[Resource, ...] = RESOURCES
+    location: bool = False
+
+    @property
+    def status_in(self) -> Resource:
+        """The resource that holds the status."""
+        return Resource.DETAILS if Resource.DETAILS in self.resources else Resource.HANDLING
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """A decision.
 
-    The state to commit, the events it causes, and when arms are due again (None: never). `settled`: an equal answer
-    may be taken for unchanged, so its fingerprint is stored. `forget`: resources whose stored fingerprints no longer
-    hold. `quiet`: nothing but the answer's bytes and time differ, so no commit is needed.
+    The state to commit, the events it causes, and when arms are due again (None: never, BY_POLICY: as the policy
+    says). `settled`: an equal answer may be taken for unchanged, so its fingerprint is stored. `forget`: resources
+    whose stored fingerprints no longer hold. `quiet`: nothing but the answer's bytes and time differ, so no commit is
+    needed.
     """
 
     state: OrderState
@@ -59,27 +81,25 @@ class Step:
     quiet: bool = False
 
 
-def observe(
-    state: OrderState, reading: Reading, *, now_ms: int, policy: Policy, random: Callable[[], float]
-) -> Step | None:
+def observe(state: OrderState, reading: Reading, *, now_ms: int, policy: Policy) -> Step | None:
     """What a good reading changes; None when it is stale: begun no later than the committed one, or after the end."""
     resource = reading.resource
     if state.tracking is Tracking.ENDED or reading.started_ms <= state.read_at_ms.get(resource, 0):
         return None
-    after, written = _absorb(state, reading, now_ms)
-    after = _follow_terminal(after, reading)
-    if _is_over(after):
+    after, written = _absorb(state, reading, now_ms, policy)
+    after = _follow_terminal(after, reading, policy)
+    if _is_over(after, policy):
         after, ended = _end(after, after.snapshot.status or "ended", now_ms)
-        return Step(after, (*written, ended), dict.fromkeys(RESOURCES, None))
+        return Step(after, (*written, ended), dict.fromkeys(Resource, None))
     settled = not after.missing.get(resource) and after.terminal_since_ms is None
     newly_terminal = after.terminal_since_ms is not None and state.terminal_since_ms is None
-    delays = _delays(state, after, resource, policy, random)
+    delays = _delays(state, after, resource, policy)
     quiet = settled and not written and state.snapshot.get(resource) is not None and not state.missing.get(resource)
-    quiet = quiet and state.started and state.terminal_since_ms is None
-    return Step(after, written, delays, settled, RESOURCES if newly_terminal else (), quiet)
+    quiet = quiet and state.started and state.terminal_since_ms is None and after.off == state.off
+    return Step(after, written, delays, settled, policy.resources if newly_terminal else (), quiet)
 
 
-def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderState, tuple[Event, ...]]:
+def _absorb(state: OrderState, reading: Reading, now_ms: int, policy: Policy) -> tuple[OrderState, tuple[Event, ...]]:
     """The state with the reading in it, and what that tells: resumed, started, or what changed."""
     resource = reading.resource
     written: list[Event] = []
@@ -87,24 +107,28 @@ def _absorb(state: OrderState, reading: Reading, now_ms: int) -> tuple[OrderStat
         written.append(events.resumed(state, now_ms=now_ms, observed_ms=now_ms))
         state = replace(state, tracking=Tracking.ACTIVE, sequence=written[-1].sequence)
     found = _compare(state, reading)
-    snapshot = state.snapshot.replace(resource, found.value)
-    if state.started:
-        new = events.build(state, found.changes, snapshot, now_ms=now_ms, observed_ms=now_ms)
-    elif snapshot.complete:
-        new = [events.started(state, snapshot, now_ms=now_ms, observed_ms=now_ms)]
-    else:
-        new = []
-    written += new
     after = replace(
         state,
-        snapshot=snapshot,
-        started=state.started or snapshot.complete,
-        sequence=state.sequence + len(new),
+        snapshot=state.snapshot.replace(resource, found.value),
         read_at_ms={**state.read_at_ms, resource: reading.started_ms},
         missing={**state.missing, resource: found.missing},
+        off=state.off - {resource},
         trouble=None,
     )
-    return after, tuple(written)
+    if not state.started:
+        after, new = _start(after, now_ms, policy)
+    else:
+        new = events.build(state, found.changes, after.snapshot, now_ms=now_ms, observed_ms=now_ms)
+        after = replace(after, sequence=state.sequence + len(new))
+    return after, (*written, *new)
+
+
+def _start(state: OrderState, now_ms: int, policy: Policy) -> tuple[OrderState, list[Event]]:
+    """Announce the order once all that can be read of it was read."""
+    if not all(state.snapshot.get(one) is not None or one in state.off for one in policy.resources):
+        return state, []
+    event = events.started(state, state.snapshot, now_ms=now_ms, observed_ms=now_ms)
+    return replace(state, started=True, sequence=event.sequence), [event]
 
 
 def _compare(state: OrderState, reading: Reading) -> Detection:
@@ -120,20 +144,29 @@ def _compare(state: OrderState, reading: Reading) -> Detection:
     return Detection(order_changes(snapshot.order or {}, after.order or {}, resource), reading.value, frozenset())
 
 
-def _follow_terminal(state: OrderState, reading: Reading) -> OrderState:
-    if reading.resource is not Resource.HANDLING:
+def _follow_terminal(state: OrderState, reading: Reading, policy: Policy) -> OrderState:
+    if reading.resource is not policy.status_in:
         return state
     if state.snapshot.status not in TERMINAL_STATUSES:
         return replace(state, terminal_since_ms=None)
     return state if state.terminal_since_ms is not None else replace(state, terminal_since_ms=reading.started_ms)
 
 
-def _is_over(state: OrderState) -> bool:
-    """All three resources were read after the terminal status was first seen, and nothing awaits a second look."""
+def _is_over(state: OrderState, policy: Policy) -> bool:
+    """Everything was read after the terminal status was first seen, status and chat once more late, and nothing awaits
+    a second look."""
     since = state.terminal_since_ms
     if since is None or not state.started or any(state.missing.values()):
         return False
-    return all(state.read_at_ms.get(resource, 0) > since for resource in RESOURCES)
+    return all(_read_late_enough(state, since, resource, policy) for resource in policy.resources)
+
+
+def _read_late_enough(state: OrderState, since: int, resource: Resource, policy: Policy) -> bool:
+    if resource in state.off:
+        return True
+    late = policy.late_ms if resource in (policy.status_in, Resource.MESSAGES) else 0
+    read_at = state.read_at_ms.get(resource, 0)
+    return read_at > since and read_at >= since + late
 
 
 def _end(state: OrderState, reason: str, now_ms: int) -> tuple[OrderState, Event]:
@@ -141,38 +174,92 @@ def _end(state: OrderState, reason: str, now_ms: int) -> tuple[OrderState, Event
     return replace(state, tracking=Tracking.ENDED, sequence=event.sequence, trouble=None), event
 
 
-def _delays(
-    before: OrderState, after: OrderState, resource: Resource, policy: Policy, random: Callable[[], float]
-) -> dict[Resource, int | None]:
-    """When arms are due again: this one by its stage, sooner for a second look; all of them when the stage moved."""
-    cadence, status = policy.cadence, after.snapshot.status
+def _delays(before: OrderState, after: OrderState, resource: Resource, policy: Policy) -> dict[Resource, int | None]:
+    """When arms are due again: this one by the policy, sooner for a second look; the others when the stage moved."""
     if not after.started:
         return {resource: None}  # once is enough until the others were read: nothing is told before
     if after.terminal_since_ms is not None:
-        if before.terminal_since_ms is None:
-            return dict.fromkeys(RESOURCES, policy.confirm_after_ms)
-        return {resource: cadence.again_ms() if after.missing.get(resource) else policy.confirm_after_ms}
-    delays: dict[Resource, int | None] = {resource: cadence.interval_ms(status, resource, random)}
+        return _terminal_delays(before, after, resource, policy)
+    delays: dict[Resource, int | None] = {resource: BY_POLICY}
+    if not before.started:
+        delays = dict.fromkeys(policy.resources, BY_POLICY)
+    elif after.snapshot.status != before.snapshot.status:
+        delays = {**dict.fromkeys(policy.resources, 0), resource: BY_POLICY}
+    if not before.started or after.snapshot.status != before.snapshot.status:
+        delays |= _beside(after, policy)
     if after.missing.get(resource):
-        delays[resource] = cadence.again_ms()
-    if not before.started or status != before.snapshot.status:
-        for other in RESOURCES:
-            if other is not resource:
-                delays[other] = 0
+        delays[resource] = policy.cadence.again_ms()
     return delays
 
 
-def refuse(state: OrderState, code: str, detail: str, trouble: Trouble, *, now_ms: int, policy: Policy) -> Step | None:
-    """What a lasting refusal changes: after `patience_ms` of being refused, tracking is suspended, with an event.
+def _beside(state: OrderState, policy: Policy) -> dict[Resource, int | None]:
+    """What is read in some stages only: the location while the shopper drives, how to pick up before that is done."""
+    if Resource.DETAILS not in policy.resources:
+        return {}
+    delivering = policy.location and state.snapshot.status == "delivering"
+    pickup = (state.snapshot.details or {}).get("fulfillment_type") == "pickup"
+    return {Resource.LOCATION: 0 if delivering else None, Resource.PICKUP: 0 if pickup else None}
+
+
+def _terminal_delays(
+    before: OrderState, after: OrderState, resource: Resource, policy: Policy
+) -> dict[Resource, int | None]:
+    since = after.terminal_since_ms or 0
+    if before.terminal_since_ms is None:
+        beside = dict.fromkeys((Resource.LOCATION, Resource.PICKUP), None)
+        return {**beside, **dict.fromkeys(policy.resources, policy.confirm_after_ms)}
+    if after.missing.get(resource):
+        return {resource: policy.cadence.again_ms()}
+    if resource not in (policy.status_in, Resource.MESSAGES):
+        return {resource: None}
+    # The late look, or one more for the status when others are still being confirmed.
+    return {resource: max(policy.confirm_after_ms, since + policy.late_ms - after.read_at_ms[resource])}
+
+
+def refuse(
+    state: OrderState, resource: Resource, code: str, detail: str, trouble: Trouble, *, now_ms: int, policy: Policy
+) -> Step | None:
+    """What a lasting refusal changes. After `patience_ms` of being refused, tracking is suspended, with an event; after
+    `abandon_ms` it ends. What upstream keeps to itself is switched off instead.
 
     None while there is patience left, and for faults that say nothing about the order (time-outs, 5xx, nonsense).
     """
-    if code not in SUSPENDING or state.tracking is not Tracking.ACTIVE:
+    if code not in SUSPENDING or state.tracking is Tracking.ENDED:
         return None
-    if now_ms - trouble.since_ms < policy.patience_ms:
+    if code == "forbidden" and resource in REDACTABLE:
+        return _switch_off(state, resource, now_ms, policy) if trouble.count >= LASTING else None
+    lasts = now_ms - trouble.since_ms
+    if state.tracking is Tracking.SUSPENDED:
+        if lasts < policy.abandon_ms:
+            return None
+        after, event = _end(state, code, now_ms)
+        return Step(after, (event,), dict.fromkeys(Resource, None))
+    if lasts < policy.patience_ms:
         return None
+    if state.terminal_since_ms is not None and code == "not_found":
+        # It ended, and upstream has put it away before all of it was confirmed.
+        after, event = _end(state, state.snapshot.status or "ended", now_ms)
+        return Step(after, (event,), dict.fromkeys(Resource, None))
     event = events.suspended(state, code, detail, now_ms=now_ms, observed_ms=now_ms)
-    return Step(replace(state, tracking=Tracking.SUSPENDED, sequence=event.sequence), (event,), {}, forget=RESOURCES)
+    after = replace(state, tracking=Tracking.SUSPENDED, sequence=event.sequence)
+    return Step(after, (event,), {}, forget=policy.resources)
+
+
+def _switch_off(state: OrderState, resource: Resource, now_ms: int, policy: Policy) -> Step | None:
+    if resource in state.off:
+        return None
+    after = replace(state, off=state.off | {resource})
+    written: list[Event] = []
+    delays: dict[Resource, int | None] = {}
+    if not state.started:
+        after, written = _start(after, now_ms, policy)
+        if after.started:
+            delays = {**dict.fromkeys(policy.resources, BY_POLICY), **_beside(after, policy)}
+    if _is_over(after, policy):
+        after, event = _end(after, after.snapshot.status or "ended", now_ms)
+        return Step(after, (*written, event), dict.fromkeys(Resource, None))
+    delays.pop(resource, None)
+    return Step(after, tuple(written), delays)
 
 
 def troubled(previous: Trouble | None, code: str, detail: str, *, now_ms: int) -> Trouble:
@@ -192,4 +279,4 @@ def stop(state: OrderState, reason: str, *, now_ms: int) -> Step | None:
     if state.tracking is Tracking.ENDED:
         return None
     after, event = _end(state, reason, now_ms)
-    return Step(after, (event,), dict.fromkeys(RESOURCES, None))
+    return Step(after, (event,), dict.fromkeys(Resource, None))

@@ -91,10 +91,6 @@ class Snapshot:
         return replace(self, **{resource.value: value})
 
     @property
-    def complete(self) -> bool:
-        return all(self.get(resource) is not None for resource in RESOURCES)
-
-    @property
     def order(self) -> JsonObject | None:
         """The order itself, out of all resources that tell of it: fields of handling and details side by side, the
         shopper's location and pickup details under their own names. None before the first reading.
@@ -111,6 +107,13 @@ class Snapshot:
             if (value := self.get(resource)) is not None:
                 merged[resource.value] = value
         return merged
+
+    @property
+    def pending(self) -> bool:
+        """Whether a suggested replacement awaits the customer's word. Silence means that it is bought."""
+        listed = (self.items or {}).get("items")
+        entries = listed if isinstance(listed, list) else []
+        return any(isinstance(entry, dict) and entry.get("replacement_status") == "PENDING" for entry in entries)
 
     @property
     def status(self) -> str | None:
@@ -139,6 +142,7 @@ class OrderState:
     `version` counts commits, `sequence` events. `read_at_ms` holds, per resource, when the request of the
     committed reading started. `missing` holds keys of items or messages that one reading lacked and a second
     has not confirmed yet. `terminal_since_ms` is the start of the first reading that showed a terminal status.
+    `off` holds resources that upstream does not show for this order, for good (a capability, not a fault).
     """
 
     retailer_id: RetailerId
@@ -152,6 +156,7 @@ class OrderState:
     read_at_ms: Mapping[Resource, int] = field(default_factory=dict)
     missing: Mapping[Resource, frozenset[str]] = field(default_factory=dict)
     terminal_since_ms: int | None = None
+    off: frozenset[Resource] = frozenset()
     trouble: Trouble | None = None
     user_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)

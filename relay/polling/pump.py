@@ -12,6 +12,7 @@ A pump holds nothing that a crash could lose: an arm that is not put back falls 
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,28 +20,31 @@ from typing import Any, Protocol
 
 import structlog
 import xxhash
-from prometheus_client import Counter as PrometheusCounter
 
 from relay import metrics
 from relay.access import AccessRefused
 from relay.clock import Clock
 from relay.errors import StoreUnavailable
-from relay.model import lifecycle
-from relay.model.lifecycle import Policy, Step
-from relay.model.orders import Reading, Resource, Tracking, Trouble
+from relay.model.congestion import Concurrency
+from relay.model.lifecycle import Policy
+from relay.model.orders import Reading, Resource, Tracking
+from relay.polling.planner import Planner
+from relay.polling.settler import BATCH, GATHER, Settler
+from relay.polling.verdicts import Verdicts
+from relay.store.arms import Arms
 from relay.store.bells import Bells
-from relay.store.order_records import ClaimedArm, Commit, Settlement
+from relay.store.order_records import ClaimedArm
 from relay.store.orders import Orders
 from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, Upstream
 
-#: Arms a claim asks for at most: the script stays below a millisecond, and a claim costs 1/200 round trip an arm.
-BATCH = 200
-#: How long settled arms wait for company before they are written, and due ones before they are claimed (seconds).
-GATHER = 0.02
 #: How long the pump sleeps at most before it looks at the due times again, bell or no bell (seconds).
 LONGEST_SLEEP = 0.5
-#: How often a commit is decided anew when somebody else committed first.
-COMMIT_TRIES = 8
+#: How far ahead of time requests are granted (ms), and how late one may set out. What is later gives its turn back:
+#: requests that a stall has held up would else leave together, and some second would hold more than the budget.
+HORIZON_MS, LATEST_MS = 100, 30
+
+#: What shows that upstream takes less than it was given.
+_OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})
 
 
 class AccessSource(Protocol):
@@ -55,8 +59,8 @@ class AccessSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`concurrency`: requests in flight per pump. `lease_ms`: how long a claimed arm is ours. `drain_s`: how long
-    requests in flight may take to end once the pump is told to stop."""
+    """`concurrency`: requests in flight per pump at most. `lease_ms`: how long a claimed arm is ours. `drain_s`: how
+    long requests in flight may take to end once the pump is told to stop."""
 
     concurrency: int = 256
     lease_ms: int = 15_000
@@ -64,11 +68,13 @@ class Limits:
 
 
 class PollPump:
-    """Polls until told to stop. One instance serves one slice."""
+    """Polls until told to stop. One instance serves one slice; `planner` and `concurrency` live as long as their
+    process."""
 
     def __init__(
         self,
         orders: Orders,
+        arms: Arms,
         upstream: Upstream,
         access: AccessSource,
         bells: Bells,
@@ -76,32 +82,36 @@ class PollPump:
         clock: Clock,
         policy: Policy,
         limits: Limits,
+        planner: Planner | None = None,
+        concurrency: Concurrency | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
-        self._orders = orders
+        self._arms = arms
         self._upstream = upstream
         self._access = access
         self._bells = bells
         self._clock = clock
-        self._policy = policy
         self._limits = limits
-        self._dice = dice
         self._log = structlog.get_logger("relay.polling")
         self._in_flight: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
-        self._settlements: list[Settlement] = []
-        self._unsettled = asyncio.Event()
-        self._closing = False
-        self.tally: Counter[str] = Counter()
-        self._counters: dict[tuple[Resource, str], PrometheusCounter] = {}
+        self._concurrency = concurrency or Concurrency(limits.concurrency)
         self._durations = {r: metrics.poll_duration.labels(r.value) for r in Resource}
+        planner = planner or Planner(arms, policy)
+        self._settler = Settler(arms, planner)
+        self._verdicts = Verdicts(orders, arms, planner, self._settler, clock=clock, policy=policy, dice=dice)
+
+    @property
+    def tally(self) -> Counter[str]:
+        """Polls by outcome."""
+        return self._verdicts.tally
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
         """Work until `should_stop`, then finish what is in flight, write it down and return.
 
         Raises StoreUnavailable when Redis is gone; claimed arms then fall due with their leases.
         """
-        settling = asyncio.create_task(self._settle_in_batches())
+        settling = asyncio.create_task(self._settler.run())
         try:
             while not should_stop():
                 await self._turn()
@@ -111,20 +121,21 @@ class PollPump:
                 task.cancel()
             await asyncio.gather(*self._in_flight, return_exceptions=True)
             # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
-            self._closing = True
-            self._unsettled.set()
+            self._settler.close()
             await settling
 
     async def _turn(self) -> None:
-        room = self._limits.concurrency - len(self._in_flight)
-        if room < min(self._limits.concurrency, BATCH) // 2:
+        limit = int(self._concurrency.limit)
+        room = limit - len(self._in_flight)
+        if room < max(1, min(limit, BATCH) // 2):
             self._room.clear()
             await _first(self._room.wait(), LONGEST_SLEEP)
             return
-        claim = await self._orders.claim(min(room, BATCH), lease_ms=self._limits.lease_ms, horizon_ms=100)
+        claim = await self._arms.claim(min(room, BATCH), lease_ms=self._limits.lease_ms, horizon_ms=HORIZON_MS)
         self._clock.anchor(claim.now_ms)
         for arm in claim.arms:
             self._start(self._poll(arm))
+        metrics.concurrency_limit.set(limit)
         wait_s = LONGEST_SLEEP if claim.next_ms is None else (claim.next_ms - claim.now_ms) / 1000
         if wait_s > 0 and len(claim.arms) < BATCH:
             await self._bells.wait(["poll"], min(max(wait_s, GATHER), LONGEST_SLEEP))
@@ -136,7 +147,8 @@ class PollPump:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        if len(self._in_flight) <= self._limits.concurrency - min(self._limits.concurrency, BATCH) // 2:
+        limit = int(self._concurrency.limit)
+        if len(self._in_flight) <= limit - max(1, min(limit, BATCH) // 2):
             self._room.set()
 
     async def _drain(self) -> None:
@@ -150,7 +162,7 @@ class PollPump:
         try:
             await self._poll_once(arm)
         except asyncio.CancelledError:
-            self._settle(Settlement(arm, 0))  # released: due at once, for whoever goes on
+            self._verdicts.release(arm)
             raise
         except StoreUnavailable as error:
             log.warning("poll.store_unavailable", error=error.detail)
@@ -161,160 +173,63 @@ class PollPump:
             )
 
     async def _poll_once(self, arm: ClaimedArm) -> None:
-        early = (arm.send_at_ms - self._clock.now_ms()) / 1000
-        if early > 0:
-            await asyncio.sleep(early)
-        started_ms = self._clock.now_ms()
         try:
-            fetched = await self._fetch(arm)
+            access = await self._access.access(arm)
         except AccessRefused as error:
-            await self._refused(arm, error.code, error.detail, None)
+            await self._verdicts.refused(arm, error.code, error.detail)
             return
+        started_ms = await self._turn_of(arm)
+        if started_ms is None:
+            self._verdicts.count(arm, "late")
+            self._verdicts.release(arm)
+            return
+        fetched = await self._upstream.fetch(
+            access, arm.order_id, arm.resource, validator=arm.validator if arm.fingerprint else ""
+        )
         self._durations[arm.resource].observe(fetched.duration_ms / 1000)
         if fetched.refusal is not None:
-            await self._refused(arm, fetched.refusal.value, fetched.detail, fetched.retry_after_s)
+            await self._refused(arm, access, fetched)
+            return
+        self._concurrency.good(fetched.duration_ms / 1000, len(self._in_flight), time.monotonic())
+        if fetched.unmodified:
+            self._verdicts.unchanged(arm, started_ms)
             return
         fingerprint = xxhash.xxh3_128_hexdigest(fetched.raw).encode()
         if fingerprint == arm.fingerprint and arm.tracking is Tracking.ACTIVE:
-            self._count(arm, "unchanged")
-            self._settle(Settlement(arm, self._interval(arm), started_ms))
+            changed = "" if fetched.validator == arm.validator else fetched.validator or "-"
+            self._verdicts.unchanged(arm, started_ms, changed)
             return
         try:
             value = self._upstream.parse(arm.resource, fetched.raw, order_id=arm.order_id)
         except UnusableAnswer as error:
-            await self._refused(arm, error.refusal.value, error.detail, None)
+            await self._verdicts.refused(arm, error.refusal.value, error.detail)
             return
-        await self._observe(arm, Reading(arm.resource, value, started_ms), fingerprint)
+        reading = Reading(arm.resource, value, started_ms)
+        await self._verdicts.observe(arm, reading, fingerprint, fetched.validator)
 
-    async def _fetch(self, arm: ClaimedArm) -> Fetched:
-        access = await self._access.access(arm)
-        fetched = await self._upstream.fetch(access, arm.order_id, arm.resource)
-        if fetched.refusal is Refusal.UNAUTHORIZED:
-            renewed = await self._access.renewed(arm, access)
-            if renewed is not None:
-                fetched = await self._upstream.fetch(renewed, arm.order_id, arm.resource)
-        return fetched
-
-    # ── a reading that may be news ──────────────────────────────────────────────────────────────────────────────
-
-    async def _observe(self, arm: ClaimedArm, reading: Reading, fingerprint: bytes) -> None:
-        for _ in range(COMMIT_TRIES):
-            state = await self._orders.load_state(arm.retailer_id, arm.order_id)
-            if state is None:
-                self._count(arm, "gone")
-                return
-            step = lifecycle.observe(
-                state, reading, now_ms=self._clock.now_ms(), policy=self._policy, random=self._dice
-            )
-            if step is None:
-                self._count(arm, "stale")
-                self._settle(Settlement(arm, self._interval(arm)))
-                return
-            if step.quiet:
-                self._count(arm, "unchanged")
-                delay = step.delays_ms.get(arm.resource) or 0
-                self._settle(Settlement(arm, delay, reading.started_ms, fingerprint))
-                return
-            fingerprints = dict.fromkeys(step.forget, b"")
-            fingerprints[arm.resource] = fingerprint if step.settled else b""
-            commit = Commit(
-                state,
-                step.state,
-                step.events,
-                fingerprints=fingerprints,
-                delays_ms=step.delays_ms,
-                troubles={arm.resource: None},
-                arm=arm,
-            )
-            result = await self._orders.commit(commit)
-            metrics.commits.labels(result).inc()
-            if result != "conflict":
-                self._count(arm, "changed" if result == "ok" else "gone")
-                self._told(arm, step)
-                return
-        self._log.warning("poll.contended", retailer_id=arm.retailer_id, order_id=arm.order_id)
-        self._settle(Settlement(arm, 0))
-
-    def _told(self, arm: ClaimedArm, step: Step) -> None:
-        for event in step.events:
-            metrics.events_committed.labels(event.type).inc()
-        if step.events:
-            self._log.info(
-                "order.changed",
-                retailer_id=arm.retailer_id,
-                order_id=arm.order_id,
-                resource=arm.resource.value,
-                sequence=step.state.sequence,
-                events=[event.type for event in step.events],
-            )
-
-    # ── a refusal ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _refused(self, arm: ClaimedArm, code: str, detail: str, retry_after_s: float | None) -> None:
-        self._count(arm, code)
-        metrics.orders_in_trouble.labels(code).inc()
+    async def _turn_of(self, arm: ClaimedArm) -> int | None:
+        """Wait for the send time that was granted; the time of setting out (ms), or None when it is too late for it."""
+        early = (arm.send_at_ms - self._clock.now_ms()) / 1000
+        if early > 0:
+            await asyncio.sleep(early)
         now_ms = self._clock.now_ms()
-        trouble = lifecycle.troubled(arm.trouble, code, detail, now_ms=now_ms)
-        if trouble.count == 1:
-            self._log.warning(
-                "poll.refused",
-                retailer_id=arm.retailer_id,
-                order_id=arm.order_id,
-                resource=arm.resource.value,
-                code=code,
-                detail=detail,
-            )
-        delay = self._policy.cadence.retry_ms(arm.status, arm.resource, trouble.count, retry_after_s, self._dice)
-        if code in lifecycle.SUSPENDING and now_ms - trouble.since_ms >= self._policy.patience_ms:
-            await self._suspend(arm, code, detail, trouble)
-        self._settle(Settlement(arm, delay, trouble=trouble))
+        return None if arm.pool.rate > 0 and now_ms - arm.send_at_ms > LATEST_MS else now_ms
 
-    async def _suspend(self, arm: ClaimedArm, code: str, detail: str, trouble: Trouble) -> None:
-        state = await self._orders.load_state(arm.retailer_id, arm.order_id)
-        if state is None:
-            return
-        step = lifecycle.refuse(state, code, detail, trouble, now_ms=self._clock.now_ms(), policy=self._policy)
-        if step is None:
-            return
-        fingerprints = dict.fromkeys(step.forget, b"")
-        result = await self._orders.commit(Commit(state, step.state, step.events, fingerprints=fingerprints))
-        metrics.commits.labels(result).inc()
-        if result == "ok":  # else the next refusal tries again
-            self._told(arm, step)
-
-    # ── putting arms back ───────────────────────────────────────────────────────────────────────────────────────
-
-    def _interval(self, arm: ClaimedArm) -> int:
-        return self._policy.cadence.interval_ms(arm.status, arm.resource, self._dice)
-
-    def _count(self, arm: ClaimedArm, outcome: str) -> None:
-        self.tally[outcome] += 1
-        counter = self._counters.get((arm.resource, outcome))
-        if counter is None:  # looking a labelled counter up costs more than all the rest of an unchanged poll's books
-            counter = self._counters[arm.resource, outcome] = metrics.polls.labels(arm.resource.value, outcome)
-        counter.inc()
-
-    def _settle(self, settlement: Settlement) -> None:
-        self._settlements.append(settlement)
-        self._unsettled.set()
-
-    async def _settle_in_batches(self) -> None:
-        while self._settlements or not self._closing:
-            await self._unsettled.wait()
-            if len(self._settlements) < BATCH and not self._closing:
-                await asyncio.sleep(GATHER)
+    async def _refused(self, arm: ClaimedArm, access: Access, fetched: Fetched) -> None:
+        assert fetched.refusal is not None
+        if fetched.refusal in _OVERLOAD or fetched.status == 503:
+            self._concurrency.bad(time.monotonic())
+        if fetched.refusal is Refusal.THROTTLED or (fetched.status == 503 and fetched.retry_after_s is not None):
+            await self._verdicts.slow_down(arm, fetched)
+        renewed = False
+        if fetched.refusal is Refusal.UNAUTHORIZED and (arm.trouble is None or arm.trouble.code != "unauthorized"):
             try:
-                await self._flush()
-            except StoreUnavailable as error:  # what was not written falls due again with its leases
-                self._log.warning("poll.store_unavailable", error=error.detail)
-
-    async def _flush(self) -> None:
-        self._unsettled.clear()
-        while self._settlements:
-            batch, self._settlements = self._settlements[:BATCH], self._settlements[BATCH:]
-            lost = await self._orders.settle(batch)
-            if lost:
-                metrics.leases_lost.labels("arm").inc(lost)
+                # Once: the request that follows is a request like any other, and has to be paid for.
+                renewed = await self._access.renewed(arm, access) is not None
+            except AccessRefused as error:
+                await self._verdicts.refused(arm, error.code, error.detail)
+                return
+        await self._verdicts.refused(arm, fetched.refusal.value, fetched.detail, fetched.retry_after_s, at_once=renewed)
 
 
 async def _first(work: Coroutine[Any, Any, Any], timeout: float) -> None:

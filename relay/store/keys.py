@@ -13,14 +13,24 @@ Tenants
   rate:<who>             string  when the next request of a key or retailer is due by its rate (ms, GCRA; expires)
   idem:<sha256>          string  an answered POST, kept 24 h
 
-Orders (an *arm* is `<resource letter>/R/O`)
+Orders (a *pool* is C/R, an *arm* in it `<resource letter>/O`)
   orders:R               zset    O by registration (ms)
   order:R:O              hash    one tracked order; fields in store/orders.py
   creds                  zset    C by the earliest moment one of its arms can be claimed (ms)
-  due:C                  zset    arms by due time (ms); a claimed arm's score is the end of its lease
+  pools:C                zset    R by the same
+  due:C/R:<class>        zset    unclaimed arms by due time (ms); relay/model/pacing.py says what classes are
+  claimed:C/R            zset    claimed arms by the end of their lease (ms)
+  again:C/R              set     claimed arms that are due again at once when they are put back
+  pool:C/R               hash    x: learnt factor of the threshold, v: turns taken, turn: whose turn it is
+  load:C                 hash    R -> orders that are polled, * -> all of them
+  stages:C               hash    stage -> orders in it
   ended                  zset    R/O by the end of tracking (ms)
-  budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA)
-  token:C:<sha256>       string  minted user token, encrypted, expiring with the token
+  budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA), gate: until
+                                 when nothing is asked (ms), mint and why: until when no token is minted (ms), and its
+                                 reason; the rest belongs to claim.lua and throttle.lua
+  token:C:<sha1>         string  minted user token, encrypted, expiring with the token
+  hazards                hash    `<resource>/<stage>/<n>` -> sums that the policy learnt (relay/model/hazards.py)
+  tempo:R                hash    `<resource>/<n>` -> likewise, of one retailer
 
 Log
   log:R                  stream  i: event id, t: type, o: O, q: sequence, b: body; s: the subscription that an event
@@ -67,6 +77,7 @@ READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
 SCRATCH = f"{PREFIX}scratch"
 KNOWN = f"{PREFIX}known"
+HAZARDS = f"{PREFIX}hazards"
 
 #: The credential of retailers that have none of their own: the deployment's, from the settings.
 SHARED_CREDENTIAL = "shared"
@@ -104,8 +115,24 @@ def order(retailer_id: str, order_id: str) -> str:
     return f"{PREFIX}order:{retailer_id}:{order_id}"
 
 
-def due(credential: str) -> str:
-    return f"{PREFIX}due:{credential}"
+def due(credential: str, retailer_id: str, klass: int) -> str:
+    return f"{PREFIX}due:{credential}/{retailer_id}:{klass}"
+
+
+def claimed(credential: str, retailer_id: str) -> str:
+    return f"{PREFIX}claimed:{credential}/{retailer_id}"
+
+
+def load(credential: str) -> str:
+    return f"{PREFIX}load:{credential}"
+
+
+def stages(credential: str) -> str:
+    return f"{PREFIX}stages:{credential}"
+
+
+def tempo(retailer_id: str) -> str:
+    return f"{PREFIX}tempo:{retailer_id}"
 
 
 def budget(credential: str) -> str:
@@ -113,7 +140,7 @@ def budget(credential: str) -> str:
 
 
 def token(credential: str, user_id: str) -> str:
-    return f"{PREFIX}token:{credential}:{hashlib.sha256(user_id.encode()).hexdigest()[:32]}"
+    return f"{PREFIX}token:{credential}:{hashlib.sha1(user_id.encode(), usedforsecurity=False).hexdigest()}"
 
 
 def log(retailer_id: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from relay.errors import Conflict
+from relay.model.cadence import stage_of
 from relay.model.events import Event
 from relay.model.orders import (
     BY_SHORT,
@@ -20,6 +21,7 @@ from relay.model.orders import (
     Tracking,
     Trouble,
 )
+from relay.model.pacing import FIRST_FACTOR, URGENT, Pool
 from relay.store.redis import Arg
 
 _json = msgspec.json.Encoder()
@@ -65,16 +67,18 @@ class StoredOrder:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedArm:
-    """One (order, resource) that this pump may poll until its lease ends.
+    """One (order, resource) that this pump may poll until its lease ends. Times are milliseconds.
 
     `lease` is the fencing token. `send_at_ms` is when its request may start. `fingerprint` is empty when the next
-    answer must be looked at in any case. `token_revision` tells a replaced token from a cached one.
+    answer must be looked at in any case. `token_revision` tells a replaced token from a cached one. `due_ms` is when
+    it was due, `changed_ms` when it last changed, as far as is known. `validator` is upstream's for the last reading.
     """
 
     member: str
-    credential: str
+    pool: Pool
     lease: str
     send_at_ms: int
+    due_ms: int
     retailer_id: RetailerId
     order_id: OrderId
     resource: Resource
@@ -83,8 +87,14 @@ class ClaimedArm:
     user_id: str | None
     token_revision: str
     tracking: Tracking
-    status: str | None
+    stage: str
     trouble: Trouble | None
+    changed_ms: int
+    validator: str
+
+    @property
+    def credential(self) -> str:
+        return self.pool.id.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +107,42 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """When an arm is due again (ms from now; None: never), and the class in which it stands until then."""
+
+    delay_ms: int | None
+    klass: int = URGENT
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of a claimed arm that changed nothing: unchanged (`read_at_ms` set) or refused (`trouble` set)."""
+    """What became of a claimed arm that changed nothing: unchanged (`read_at_ms` set) or refused (`trouble` set).
+    `validator` replaces the stored one (empty: it stands; `-`: there is none any more)."""
 
     arm: ClaimedArm
-    delay_ms: int
+    due: Due
     read_at_ms: int | None = None
     fingerprint: bytes = b""
     trouble: Trouble | None = None
+    validator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A changed order: its new state, its events, and when its arms are due again (None: never).
+    """A changed order: its new state, its events, and when its arms are due again.
 
-    `fingerprints` holds what to store per resource; empty bytes delete the stored one. `troubles` likewise.
+    `fingerprints` and `validators` hold what to store per resource; an empty one deletes what is stored. `troubles`
+    likewise. `changed_ms`: when a resource last changed.
     """
 
     before: OrderState
     after: OrderState
     events: Sequence[Event] = ()
     fingerprints: Mapping[Resource, bytes] = field(default_factory=dict)
-    delays_ms: Mapping[Resource, int | None] = field(default_factory=dict)
+    due: Mapping[Resource, Due] = field(default_factory=dict)
     troubles: Mapping[Resource, Trouble | None] = field(default_factory=dict)
+    validators: Mapping[Resource, str] = field(default_factory=dict)
+    changed_ms: Mapping[Resource, int] = field(default_factory=dict)
     arm: ClaimedArm | None = None
 
 
@@ -133,24 +156,39 @@ def as_dict(answer: Any) -> dict[bytes, bytes]:
     return {answer[i]: answer[i + 1] for i in range(0, len(answer), 2)}
 
 
-def read_arm(fields: list[bytes]) -> ClaimedArm:
+def read_pool(fields: list[bytes]) -> Pool:
+    id_, arms, orders, all_orders, retailers, rate, learnt = (
+        raw.decode() if isinstance(raw, bytes) else raw for raw in fields
+    )
+    return Pool(
+        *(str(id_), int(arms), int(orders), int(all_orders), int(retailers)),
+        float(rate),
+        float(learnt or FIRST_FACTOR),
+    )
+
+
+def read_arm(fields: list[bytes], pools: Sequence[Pool]) -> ClaimedArm:
     member = fields[0].decode()
-    letter, retailer_id, order_id = member.split("/", 2)
+    letter, _, order_id = member.partition("/")
+    pool = pools[int(fields[1])]
     return ClaimedArm(
         member=member,
-        credential=fields[1].decode(),
+        pool=pool,
         lease=fields[2].decode(),
         send_at_ms=int(fields[3]),
-        retailer_id=RetailerId(retailer_id),
+        due_ms=int(float(fields[4])),
+        retailer_id=RetailerId(pool.id.partition("/")[2]),
         order_id=OrderId(order_id),
         resource=BY_SHORT[letter],
-        fingerprint=fields[4],
-        read_at_ms=int(fields[5] or 0),
-        user_id=fields[6].decode() or None,
-        token_revision=fields[7].decode(),
-        tracking=Tracking(fields[8].decode()),
-        status=fields[9].decode() or None,
-        trouble=_read_trouble(fields[10]),
+        fingerprint=fields[5],
+        read_at_ms=int(fields[6] or 0),
+        user_id=fields[7].decode() or None,
+        token_revision=fields[8].decode(),
+        tracking=Tracking(fields[9].decode()),
+        stage=fields[10].decode() or stage_of(None),
+        trouble=_read_trouble(fields[11]),
+        changed_ms=int(fields[12] or 0),
+        validator=fields[13].decode(),
     )
 
 
@@ -186,6 +224,7 @@ def read_state(retailer_id: RetailerId, order_id: OrderId, answer: Any) -> Order
         read_at_ms=read_at,
         missing={Resource(name): frozenset(gone) for name, gone in pending.get("missing", {}).items()},
         terminal_since_ms=pending.get("terminal"),
+        off=frozenset(Resource(name) for name in pending.get("off", ())),
         trouble=min((t for t in troubles if t is not None), key=lambda t: t.since_ms, default=None),
         user_id=record[b"u"].decode() if b"u" in record else None,
         metadata=msgspec.json.decode(record[b"d"]) if b"d" in record else {},
@@ -199,22 +238,35 @@ def changed_fields(commit: Commit) -> list[Arg]:
         raise Conflict("a commit is of one order, from the version it was decided on")
     fields: list[Arg] = ["q", after.sequence, "t", after.tracking.value, "s", "1" if after.started else ""]
     if after.snapshot is not before.snapshot:
-        parts = [after.snapshot.get(resource) for resource in Resource]
-        while len(parts) > len(RESOURCES) and parts[-1] is None:
-            parts.pop()
-        fields += ["n", zlib.compress(_json.encode(parts), 6), "g", after.snapshot.status or ""]
-    pending: dict[str, Any] = {}
-    missing = {resource.value: sorted(gone) for resource, gone in after.missing.items() if gone}
-    if missing:
-        pending["missing"] = missing
-    if after.terminal_since_ms is not None:
-        pending["terminal"] = after.terminal_since_ms
-    fields += ["p", _json.encode(pending) if pending else ""]
+        fields += _snapshot_fields(after.snapshot)
+    fields += ["p", _pending(after)]
     for resource, read_at in after.read_at_ms.items():
         if before.read_at_ms.get(resource) != read_at:
             fields += [f"w{resource.short}", read_at]
-    for resource, fingerprint in commit.fingerprints.items():
-        fields += [f"f{resource.short}", fingerprint]
+    for letter, values in (("f", commit.fingerprints), ("e", commit.validators), ("a", commit.changed_ms)):
+        for resource, value in values.items():
+            fields += [f"{letter}{resource.short}", value]
     for resource, trouble in commit.troubles.items():
         fields += [f"b{resource.short}", _json.encode(trouble_record(trouble)) if trouble else ""]
     return fields
+
+
+def _snapshot_fields(snapshot: Snapshot) -> list[Arg]:
+    parts = [snapshot.get(resource) for resource in Resource]
+    while len(parts) > len(RESOURCES) and parts[-1] is None:
+        parts.pop()
+    stage = stage_of(snapshot.status, pending=snapshot.pending)
+    return ["n", zlib.compress(_json.encode(parts), 6), "g", stage]
+
+
+def _pending(state: OrderState) -> bytes:
+    """What a further reading has to confirm, and what is switched off; empty when there is nothing."""
+    pending: dict[str, Any] = {}
+    missing = {resource.value: sorted(gone) for resource, gone in state.missing.items() if gone}
+    if missing:
+        pending["missing"] = missing
+    if state.terminal_since_ms is not None:
+        pending["terminal"] = state.terminal_since_ms
+    if state.off:
+        pending["off"] = sorted(state.off)
+    return _json.encode(pending) if pending else b""

@@ -8,12 +8,14 @@ The hash `order:R:O`:
   v   version: commits so far                          q   sequence: events so far
   t   tracking: active, suspended, ended               s   1 once tracking_started was written
   n   snapshot: zlib of JSON [handling, items, messages, details, location, pickup], without nulls at its end
-  g   the order's status (stage) in that snapshot
+  g   the order's stage in that snapshot (relay/model/cadence.py), with a + while a replacement is pending
   p   JSON {"missing": {resource: [key]}, "terminal": ms}: what a further reading has to confirm
   and for each resource letter x of h, i, m, d, l, p:
   fx  fingerprint of the raw bytes; absent when the next reading must be looked at even if it is the same
   wx  when the request of the last good reading started (ms)
+  ax  when it last changed, as far as is known (ms)
   bx  trouble, JSON {code, detail, since, count}
+  ex  upstream's validator of the last reading: an entity tag, or `@` and a date
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +24,18 @@ from typing import Literal
 import msgspec
 
 from relay.errors import NotFound
-from relay.model.orders import RESOURCES, OrderId, OrderState, RetailerId, Tracking
+from relay.model.orders import RESOURCES, OrderId, OrderState, Resource, RetailerId, Tracking
 from relay.store import keys
 from relay.store.order_records import (
-    Claim,
     Commit,
     Registration,
-    Settlement,
     StoredOrder,
     TokenOwner,
     UserToken,
     as_dict,
     changed_fields,
-    read_arm,
     read_state,
     token_context,
-    trouble_record,
 )
 from relay.store.redis import Arg, Db
 from relay.vault import Vault
@@ -53,9 +51,16 @@ class Orders:
         self._vault = vault
 
     async def register(
-        self, retailer_id: RetailerId, registrations: Sequence[Registration], *, credential: str
+        self,
+        retailer_id: RetailerId,
+        registrations: Sequence[Registration],
+        *,
+        credential: str,
+        resources: Sequence[Resource] = RESOURCES,
     ) -> list[bool]:
-        """Track orders; False where one is tracked already, which is then left as it is."""
+        """Track orders; False where one is tracked already, which is then left as it is. `resources` are those of a
+        first complete reading."""
+        letters = "".join(resource.short for resource in resources)
         calls: list[tuple[list[str], list[Arg]]] = []
         for one in registrations:
             fields: list[Arg] = ["s", ""]
@@ -66,7 +71,7 @@ class Orders:
             if one.access_token is not None:
                 fields += ["k", self._seal(retailer_id, one.order_id, one.access_token), "kv", 1]
             key = keys.order(retailer_id, one.order_id)
-            calls.append(([key, keys.orders(retailer_id)], [retailer_id, one.order_id, credential, *fields]))
+            calls.append(([key, keys.orders(retailer_id)], [retailer_id, one.order_id, credential, letters, *fields]))
         return [answer == 1 for answer in await self._db.script_each("register", calls)]
 
     async def load(self, retailer_id: RetailerId, order_id: OrderId) -> StoredOrder | None:
@@ -116,10 +121,13 @@ class Orders:
         await self._db.run_many(commands)
         return True
 
-    async def refresh(self, retailer_id: RetailerId, order_id: OrderId) -> bool:
-        """Make the order due now; False when it is not tracked any more."""
+    async def refresh(
+        self, retailer_id: RetailerId, order_id: OrderId, resources: Sequence[Resource] = RESOURCES
+    ) -> bool:
+        """Make the order due now, before all else; False when it is not tracked any more."""
         key = keys.order(retailer_id, order_id)
-        return bool(await self._db.script("refresh", [key], [retailer_id, order_id]))
+        letters = "".join(resource.short for resource in resources)
+        return bool(await self._db.script("refresh", [key], [retailer_id, order_id, letters]))
 
     async def erase(self, retailer_id: RetailerId, order_id: OrderId) -> bool:
         """Forget everything that is stored about the order but its events, which leave with their retention."""
@@ -159,37 +167,15 @@ class Orders:
         credential, user_id, revision = ("" if raw is None else raw.decode() for raw in fields)
         return TokenOwner(retailer_id, order_id, credential, user_id or None, revision)
 
-    async def claim(self, limit: int, *, lease_ms: int, horizon_ms: int) -> Claim:
-        """Lease up to `limit` due arms, spending budget; send times lie at most `horizon_ms` ahead. One round trip."""
-        now, next_ms, *arms = await self._db.script("claim", [keys.CREDENTIALS], [limit, lease_ms, horizon_ms])
-        return Claim(int(now), int(float(next_ms)) if next_ms else None, tuple(read_arm(fields) for fields in arms))
-
-    async def settle(self, settlements: Sequence[Settlement]) -> int:
-        """Put arms back that changed nothing, all in one round trip; says how many leases had been lost."""
-        args: list[Arg] = []
-        for one in settlements:
-            trouble: Arg = ""
-            if one.trouble is not None:
-                trouble = _json.encode(trouble_record(one.trouble)).decode()
-            elif one.read_at_ms is not None and one.arm.trouble is not None:
-                trouble = "-"
-            read_at = "" if one.read_at_ms is None else one.read_at_ms
-            args += [one.arm.member, one.arm.credential, one.arm.lease, one.delay_ms, read_at]
-            # cmsgpack in Lua reads strings only: everything here is ASCII or UTF-8 text.
-            args += [one.fingerprint.decode(), trouble]
-        if not args:
-            return 0
-        return int(await self._db.script("settle", [keys.CREDENTIALS], [msgspec.msgpack.encode(args)]))
-
     async def commit(self, commit: Commit) -> Literal["ok", "conflict", "gone"]:
         """Write state, sequence, events and wake-ups in one script; refused when the version moved on."""
         before, after = commit.before, commit.after
         fields = changed_fields(commit)
         arms: list[Arg] = []
-        for resource, delay in commit.delays_ms.items():
+        for resource, due in commit.due.items():
             own = commit.arm is not None and commit.arm.resource is resource and after.tracking is not Tracking.ENDED
             lease = commit.arm.lease if own and commit.arm is not None else ""
-            arms += [resource.short, lease, "" if delay is None else delay]
+            arms += [resource.short, lease, "" if due.delay_ms is None else due.delay_ms, due.klass]
         events: list[Arg] = []
         for event in commit.events:
             events += [event.id, event.type, event.sequence, event.body]
@@ -206,7 +192,7 @@ class Orders:
             [
                 *(retailer_id, order_id, before.version),
                 *(len(fields) // 2, *fields),
-                *(len(arms) // 3, *arms),
+                *(len(arms) // 4, *arms),
                 *(len(commit.events), *events),
             ],
         )
@@ -216,22 +202,18 @@ class Orders:
     async def _load_many(self, retailer_id: RetailerId, order_ids: Sequence[OrderId]) -> list[StoredOrder | None]:
         commands: list[list[Arg]] = [["HGETALL", keys.order(retailer_id, order_id)] for order_id in order_ids]
         hashes = [as_dict(answer) for answer in await self._db.run_many(commands)]
-        commands = []
+        asked: list[Arg] = [retailer_id]
         for order_id, record in zip(order_ids, hashes, strict=True):
-            due = keys.due(record.get(b"c", b"").decode())
-            members = [f"{resource.short}/{retailer_id}/{order_id}" for resource in RESOURCES]
-            commands.append(["ZMSCORE", due, *members])
-        scores = await self._db.run_many(commands)
+            asked += [record.get(b"c", b""), order_id]
+        due_times = await self._db.script("due_times", [], asked) if order_ids else []
         found: list[StoredOrder | None] = []
-        for order_id, record, due_at in zip(order_ids, hashes, scores, strict=True):
+        for order_id, record, due_at in zip(order_ids, hashes, due_times, strict=True):
             state = read_state(retailer_id, order_id, record)
             if state is None:
                 found.append(None)
                 continue
-            times = [int(float(score)) for score in due_at if score is not None]
-            found.append(
-                StoredOrder(state, max(state.read_at_ms.values(), default=None), min(times) if times else None)
-            )
+            last = max(state.read_at_ms.values(), default=None)
+            found.append(StoredOrder(state, last, int(due_at) if due_at else None))
         return found
 
     def _seal(self, retailer_id: RetailerId, order_id: OrderId, token: UserToken) -> bytes:

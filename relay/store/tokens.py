@@ -27,3 +27,17 @@ class StoredTokens:
 
     async def drop(self, credential_id: str, user_id: str) -> None:
         await self._db.run("DEL", keys.token(credential_id, user_id))
+
+    async def lock(self, credential_id: str, user_id: str, *, ttl_s: float) -> bool:
+        name = keys.pause("mint/" + keys.token(credential_id, user_id))
+        return await self._db.run("SET", name, "1", "NX", "PX", round(ttl_s * 1000)) is not None
+
+    async def unlock(self, credential_id: str, user_id: str) -> None:
+        await self._db.run("DEL", keys.pause("mint/" + keys.token(credential_id, user_id)))
+
+    async def pause(self, credential_id: str, seconds: float, why: str) -> None:
+        until_ms = await self._db.now_ms() + round(seconds * 1000)
+        await self._db.run("HSET", keys.budget(credential_id), "mint", until_ms, "why", why)
+
+    async def resume(self, credential_id: str) -> None:
+        await self._db.run("HDEL", keys.budget(credential_id), "mint", "why")

@@ -1,5 +1,7 @@
 """The upstream over HTTP: the hot reads through the engine, the rare writes through httpx."""
 
+import zlib
+
 import httpx
 
 from relay.engine import Answer, Engine, EngineTransport, Failure
@@ -34,11 +36,16 @@ class HttpUpstream:
         self._http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=self._base, trust_env=False)
         self._headers: dict[str, dict[str, str]] = {}
 
-    async def fetch(self, access: Access, order_id: OrderId, resource: Resource) -> Fetched:
+    async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
         url = self._base + self._dialect.path(order_id, resource)
-        answer = await self._engine.send("GET", url, self._prepared(access), None, limit=self._limit)
+        headers = self._prepared(access)
+        if validator:
+            headers = {**headers, **_condition(validator)}
+        answer = await self._engine.send("GET", url, headers, None, limit=self._limit)
         if answer.status == 200:
             return self._accepted(resource, answer)
+        if answer.status == 304 and validator:
+            return Fetched(resource, 304, b"", duration_ms=answer.duration_ms, validator=validator, unmodified=True)
         if answer.status is None:
             refusal = Refusal.TIMEOUT if answer.failure is Failure.TIMEOUT else Refusal.NETWORK
             failure = answer.failure.value if answer.failure is not None else "failed"
@@ -56,16 +63,18 @@ class HttpUpstream:
 
     def _accepted(self, resource: Resource, answer: Answer) -> Fetched:
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        problem = ""
+        body, problem = answer.body, ""
         if kind != "application/json" and not kind.endswith("+json"):
             problem = f"content type {kind[:60] or 'missing'}"
         elif answer.truncated:
             problem = f"more than {self._limit} bytes"
-        elif not answer.body:
+        elif (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
+            body, problem = decompress(body, encoding, self._limit)
+        if not problem and not body:
             problem = "empty"
         if problem:
             return Fetched(resource, 200, b"", Refusal.MALFORMED, problem, duration_ms=answer.duration_ms)
-        return Fetched(resource, 200, answer.body, duration_ms=answer.duration_ms)
+        return Fetched(resource, 200, body, duration_ms=answer.duration_ms, validator=_validator(answer))
 
     def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
         return self._dialect.parse(resource, raw)
@@ -77,7 +86,7 @@ class HttpUpstream:
         return await self._write(access, "POST", self._dialect.path(order_id, Resource.MESSAGES), {"body": body})
 
     async def _write(self, access: Access, method: str, path: str, body: JsonObject) -> JsonObject:
-        headers = {**self._prepared(access), "content-type": "application/json"}
+        headers = {**self._prepared(access), "content-type": "application/json", "accept-encoding": "identity"}
         try:
             response = await self._http.request(method, path, content=json_values.encode(body), headers=headers)
         except httpx.TransportError as error:
@@ -98,9 +107,40 @@ class HttpUpstream:
         if headers is None:
             if len(self._headers) >= _CACHED_HEADERS:
                 self._headers.clear()
-            headers = {"authorization": f"Bearer {access.token}", "accept": "application/json"}
+            headers = {
+                "authorization": f"Bearer {access.token}",
+                "accept": "application/json",
+                "accept-encoding": "gzip",
+            }
             self._headers[access.token] = headers
         return headers
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+
+def _validator(answer: Answer) -> str:
+    """What a later request may be conditional on. Only short ones: each is kept with its arm."""
+    tag = answer.headers.get("etag", "")
+    found = tag or ("@" + date if (date := answer.headers.get("last-modified", "")) else "")
+    return found if len(found) <= 200 and found.isascii() and found.isprintable() else ""
+
+
+def _condition(validator: str) -> dict[str, str]:
+    if validator.startswith("@"):
+        return {"if-modified-since": validator[1:]}
+    return {"if-none-match": validator}
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> tuple[bytes, str]:
+    """A gzip body (RFC 1952) of at most `limit` bytes once decoded, or an empty one and what is wrong with it."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip"):
+        return b"", f"content encoding {encoding[:60]}"
+    decoder = zlib.decompressobj(wbits=31)
+    try:
+        decoded = decoder.decompress(body, limit + 1)
+    except zlib.error:
+        return b"", "damaged gzip"
+    if len(decoded) > limit:
+        return b"", f"more than {limit} bytes"
+    return (decoded, "") if decoder.eof else (b"", "cut gzip")

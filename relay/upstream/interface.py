@@ -31,7 +31,11 @@ class Refusal(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One answer, not yet parsed. `raw` is the whole body, empty on a refusal; `detail` names no person."""
+    """One answer, not yet parsed. `raw` is the whole body, decoded, empty on a refusal; `detail` names no person.
+
+    `validator` is what a later request may be conditional on: an entity tag, or `@` and a date (RFC 9110, section 8.8).
+    `unmodified`: upstream said that nothing changed since the one that was given (304).
+    """
 
     resource: Resource
     status: int | None
@@ -40,6 +44,8 @@ class Fetched:
     detail: str = ""
     retry_after_s: float | None = None
     duration_ms: float = 0.0
+    validator: str = ""
+    unmodified: bool = False
 
 
 class UnusableAnswer(Exception):
@@ -54,8 +60,9 @@ class UnusableAnswer(Exception):
 class Upstream(Protocol):
     """The five operations of the specification."""
 
-    async def fetch(self, access: Access, order_id: OrderId, resource: Resource) -> Fetched:
-        """Read one resource. Never raises for what upstream or the network does."""
+    async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
+        """Read one resource, if it changed since the answer with that validator. Never raises for what upstream or the
+        network does."""
         ...
 
     def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:

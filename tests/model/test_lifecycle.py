@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from relay.model import lifecycle
-from relay.model.cadence import INTERVALS, Cadence
-from relay.model.lifecycle import Policy, observe, refuse, stop, troubled
+from relay.model.cadence import Cadence
+from relay.model.lifecycle import BY_POLICY, Policy, observe, refuse, stop, troubled
 from relay.model.orders import RESOURCES, OrderState, Resource, Tracking, Trouble
-from tests.support.orders import make_handling, make_item, make_state, reading
+from tests.support.orders import make_handling, make_item, make_message, make_state, reading
 
 POLICY = Policy()
 
 
 def see(state: OrderState, resource: Resource, value: dict[str, Any], at: int) -> lifecycle.Step | None:
-    return observe(state, reading(resource, value, at), now_ms=at + 1, policy=POLICY, random=lambda: 0.5)
+    return observe(state, reading(resource, value, at), now_ms=at + 1, policy=POLICY)
 
 
 def test_a_stale_reading_changes_nothing() -> None:
@@ -43,7 +43,7 @@ def test_a_status_change_makes_the_other_resources_due_at_once() -> None:
 
     assert step is not None
     assert step.delays_ms == {
-        Resource.HANDLING: 15_000,
+        Resource.HANDLING: BY_POLICY,
         Resource.ITEMS: 0,
         Resource.MESSAGES: 0,
     }
@@ -60,7 +60,7 @@ def test_until_the_first_complete_reading_what_was_read_is_not_read_again() -> N
 
     assert third is not None
     assert [event.type for event in third.events] == ["order.tracking_started"]
-    assert third.delays_ms[Resource.HANDLING] == 0
+    assert third.delays_ms == dict.fromkeys(RESOURCES, BY_POLICY)
 
 
 def test_the_end_needs_all_three_resources_after_the_terminal_status() -> None:
@@ -85,17 +85,78 @@ def test_the_end_needs_all_three_resources_after_the_terminal_status() -> None:
 def test_faults_of_upstream_never_suspend(code: str) -> None:
     trouble = Trouble(code, "", 0, 1_000)
 
-    assert refuse(make_state(), code, "", trouble, now_ms=10**9, policy=POLICY) is None
+    assert refuse(make_state(), Resource.ITEMS, code, "", trouble, now_ms=10**9, policy=POLICY) is None
 
 
 def test_patience_comes_before_suspension() -> None:
     trouble = Trouble("not_found", "", 1_000, 3)
 
-    assert refuse(make_state(), "not_found", "", trouble, now_ms=120_999, policy=POLICY) is None
-    step = refuse(make_state(), "not_found", "", trouble, now_ms=121_000, policy=POLICY)
+    assert refuse(make_state(), Resource.ITEMS, "not_found", "", trouble, now_ms=120_999, policy=POLICY) is None
+    step = refuse(make_state(), Resource.ITEMS, "not_found", "", trouble, now_ms=121_000, policy=POLICY)
     assert step is not None
     assert [event.type for event in step.events] == ["order.tracking_suspended"]
-    assert refuse(step.state, "not_found", "", trouble, now_ms=10**9, policy=POLICY) is None
+    assert refuse(step.state, Resource.ITEMS, "not_found", "", trouble, now_ms=10**7, policy=POLICY) is None
+    given_up = refuse(step.state, Resource.ITEMS, "not_found", "", trouble, now_ms=10**8, policy=POLICY)
+    assert given_up is not None
+    assert given_up.state.tracking is Tracking.ENDED
+    assert set(given_up.delays_ms.values()) == {None}
+
+
+def test_chat_that_upstream_keeps_to_itself_is_no_fault() -> None:
+    """Shopper information removal: a 403 that lasts switches the chat off, and the order goes on without it."""
+    state = OrderState(make_state().retailer_id, make_state().order_id, 1)
+    for at, resource in ((10, Resource.HANDLING), (11, Resource.ITEMS)):
+        step = see(state, resource, make_handling() if resource is Resource.HANDLING else {"items": []}, at)
+        assert step is not None
+        state = step.state
+    once, twice = Trouble("forbidden", "", 0, 1), Trouble("forbidden", "", 0, 2)
+    args = (state, Resource.MESSAGES, "forbidden", "")
+    assert refuse(*args, once, now_ms=10**9, policy=POLICY) is None
+    step = refuse(*args, twice, now_ms=20, policy=POLICY)
+
+    assert step is not None
+    assert [event.type for event in step.events] == ["order.tracking_started"]
+    assert b'"messages":null' in step.events[0].body
+    assert b'"unavailable":["messages"]' in step.events[0].body
+    assert refuse(step.state, *args[1:], twice, now_ms=10**9, policy=POLICY) is None
+    back = see(step.state, Resource.MESSAGES, {"messages": [make_message()]}, 2_000)
+    assert back is not None
+    assert back.state.off == frozenset()
+    assert [event.type for event in back.events] == ["order.message_created"]
+
+
+def test_chat_is_read_once_more_late_and_a_status_that_comes_back_in_time_revives_the_order() -> None:
+    policy = Policy(late_ms=10_000)
+
+    def look(state: OrderState, resource: Resource, value: dict[str, Any], at: int) -> lifecycle.Step:
+        step = observe(state, reading(resource, value, at), now_ms=at + 1, policy=policy)
+        assert step is not None
+        return step
+
+    delivered = make_handling(status="delivered")
+    state = look(make_state(), Resource.HANDLING, delivered, 2_000).state
+    state = look(state, Resource.HANDLING, delivered, 7_000).state
+    items = look(state, Resource.ITEMS, {"items": [make_item()]}, 7_001)
+    assert items.delays_ms == {Resource.ITEMS: None}
+    messages = look(items.state, Resource.MESSAGES, {"messages": []}, 7_002)
+    assert messages.state.tracking is Tracking.ACTIVE
+    assert messages.delays_ms == {Resource.MESSAGES: 5_000}
+    revived = look(messages.state, Resource.HANDLING, make_handling(status="delivering"), 9_000)
+    assert revived.delays_ms[Resource.ITEMS] == 0
+    late = look(messages.state, Resource.HANDLING, delivered, 12_000)
+    over = look(late.state, Resource.MESSAGES, {"messages": [make_message()]}, 12_001)
+
+    assert [event.type for event in over.events] == ["order.message_created", "order.tracking_ended"]
+
+
+def test_an_order_put_away_after_its_end_has_ended() -> None:
+    state = make_state(terminal_since_ms=1_500)
+    step = refuse(
+        state, Resource.ITEMS, "not_found", "", Trouble("not_found", "", 2_000, 9), now_ms=10**6, policy=POLICY
+    )
+
+    assert step is not None
+    assert step.state.tracking is Tracking.ENDED
 
 
 def test_trouble_is_counted_while_it_stays_the_same() -> None:
@@ -114,16 +175,16 @@ def test_a_stop_ends_once() -> None:
     assert stop(step.state, "stopped", now_ms=6) is None
 
 
-def test_cadence_scales_floors_and_backs_off() -> None:
+def test_cadence_bounds_and_backs_off() -> None:
     cadence = Cadence(scale=0.1, floor=0.5)
 
-    assert cadence.interval_ms("picking", Resource.HANDLING, lambda: 0.5) == 1_500
-    assert cadence.interval_ms("picking", Resource.ITEMS, lambda: 0.5) == 500
-    assert cadence.interval_ms("no such stage", Resource.ITEMS, lambda: 0.5) == 1_500
-    waits = [Cadence().retry_ms("picking", Resource.ITEMS, n, None, lambda: 0.5) for n in range(1, 8)]
-    assert waits == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000, 60_000]
-    assert Cadence().retry_ms("picking", Resource.ITEMS, 1, 90.0, lambda: 0.5) == 90_000
-    assert all(len(row) == 3 for row in INTERVALS.values())
+    assert cadence.bounds(Resource.HANDLING, "picking") == (0.5, 15.0)
+    assert cadence.bounds(Resource.ITEMS, "picking+") == (0.5, 6.0)
+    assert cadence.bounds(Resource.ITEMS, "no such stage") == (0.5, 12.0)
+    waits = [Cadence().retry_ms(n, None, lambda: 0.5) for n in range(1, 8)]
+    assert waits == [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]
+    assert Cadence().retry_ms(1, 90.0, lambda: 0.5) == 90_000
+    assert Cadence().retry_ms(20, None, lambda: 0.5, slow=True) == 600_000
 
 
 def test_a_missing_entry_keeps_the_order_from_ending() -> None:

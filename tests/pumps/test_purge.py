@@ -49,9 +49,7 @@ async def told(rig: Rig, order_id: str, status: str) -> None:
 
 
 async def _commit(rig: Rig, state: OrderState, reading: Reading) -> OrderState:
-    step = lifecycle.observe(
-        state, reading, now_ms=await rig.db.now_ms(), policy=lifecycle.Policy(), random=lambda: 0.5
-    )
+    step = lifecycle.observe(state, reading, now_ms=await rig.db.now_ms(), policy=lifecycle.Policy())
     assert step is not None
     assert await rig.orders.commit(Commit(state, step.state, step.events)) == "ok"
     return await rig.state(state.order_id)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from relay.maintaining import MaintainPump
-from relay.model.orders import OrderId, Resource, Tracking
+from relay.model.orders import RESOURCES, OrderId, Tracking
 from relay.queue import Ringer, open_pool
 from relay.store import keys
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries, Operation, Progress
 from relay.store.ledger import Ledger
-from relay.store.order_records import Commit, Settlement
+from relay.store.order_records import Commit, Due, Settlement
 from relay.store.retention import Retention
 from relay.store.slots import Slots
 from tests.pumps.test_delivering import history
@@ -28,19 +28,19 @@ def test_a_claim_leases_and_a_lost_lease_settles_nothing(redis_url: str) -> None
     async def main() -> None:
         async with open_rig(redis_url) as rig:
             await rig.track("o-1", "a/b")
-            first = await rig.orders.claim(10, lease_ms=40, horizon_ms=100)
+            first = await rig.arms.claim(10, lease_ms=40, horizon_ms=100)
             assert {(arm.order_id, arm.resource) for arm in first.arms} == {
-                (order, resource) for order in ("o-1", "a/b") for resource in Resource
+                (order, resource) for order in ("o-1", "a/b") for resource in RESOURCES
             }
-            assert (await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
             await asyncio.sleep(0.05)  # the lease is what is waited for
-            second = await rig.orders.claim(10, lease_ms=60_000, horizon_ms=100)
+            second = await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)
             assert len(second.arms) == 6
 
-            assert await rig.orders.settle([Settlement(arm, 0, 1) for arm in first.arms]) == 6
-            assert (await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
-            assert await rig.orders.settle([Settlement(arm, 0, 2) for arm in second.arms]) == 0
-            assert len((await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms) == 6
+            assert await rig.arms.settle([Settlement(arm, Due(0), 1) for arm in first.arms]) == 6
+            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert await rig.arms.settle([Settlement(arm, Due(0), 2) for arm in second.arms]) == 0
+            assert len((await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms) == 6
 
     run(main())
 
@@ -53,7 +53,7 @@ def test_a_budget_spaces_send_times(redis_url: str) -> None:
             granted: list[int] = []
             began = await rig.db.now_ms()
             while (now := await rig.db.now_ms()) < began + 500:
-                claim = await rig.orders.claim(200, lease_ms=60_000, horizon_ms=100)
+                claim = await rig.arms.claim(200, lease_ms=60_000, horizon_ms=100)
                 granted += [arm.send_at_ms for arm in claim.arms]
                 await asyncio.sleep(0.01)
 
@@ -83,7 +83,7 @@ def test_a_forgotten_script_cache_is_filled_again(redis_url: str) -> None:
         async with open_rig(redis_url) as rig:
             await rig.track("o-1")
             await rig.db.run("SCRIPT", "FLUSH")
-            assert len((await rig.orders.claim(10, lease_ms=40, horizon_ms=100)).arms) == 3
+            assert len((await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms) == 3
             await rig.db.run("SCRIPT", "FLUSH")
             await rig.track("o-2")
             assert (await rig.state("o-2")).version == 0

@@ -30,6 +30,7 @@ from relay.polling.pump import Limits as PollLimits
 from relay.receiver import Receipt, Receiver
 from relay.sender import Sender
 from relay.serving import serve
+from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries
@@ -41,6 +42,7 @@ from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions
+from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
 from relay.upstream.specification import Specification
 from relay.upstream.tokens import Credential, Tokens
@@ -105,6 +107,10 @@ class Rig:
         return Orders(self.db, self.vault)
 
     @property
+    def arms(self) -> Arms:
+        return Arms(self.db, scale=POLICY.cadence.scale)
+
+    @property
     def log(self) -> Log:
         return Log(self.db)
 
@@ -133,10 +139,10 @@ class Rig:
     def poll(self, policy: Policy = POLICY, limits: PollLimits | None = None) -> PollPump:
         """Start a poll pump."""
         upstream = HttpUpstream(self.upstream_url, self.engine, Specification())
-        tokens = Tokens(httpx.AsyncClient(base_url=self.upstream_url), _NoCache())
+        tokens = Tokens(httpx.AsyncClient(base_url=self.upstream_url), StoredTokens(self.db, self.vault))
         broker = TokenBroker(self.orders, tokens, NoMinting().find)
         pump = PollPump(
-            *(self.orders, upstream, broker, Bells(self.db)),
+            *(self.orders, self.arms, upstream, broker, Bells(self.db)),
             clock=Clock(),
             policy=policy,
             limits=limits or PollLimits(lease_ms=2_000, drain_s=1.0),
@@ -186,17 +192,6 @@ class Rig:
     async def idle(self) -> bool:
         """Nothing waits any more."""
         return all(account.waiting == 0 for account in await self.accounts())
-
-
-class _NoCache:
-    async def get(self, credential_id: str, user_id: str) -> bytes | None:
-        return None
-
-    async def put(self, credential_id: str, user_id: str, value: bytes, *, ttl_s: int) -> None:
-        raise AssertionError("nothing is minted here")
-
-    async def drop(self, credential_id: str, user_id: str) -> None:
-        raise AssertionError("nothing is minted here")
 
 
 @asynccontextmanager

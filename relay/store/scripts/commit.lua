@@ -2,18 +2,19 @@
 -- KEYS: order:R:O, log:R, ids:R, trail:R:O, live:R
 -- ARGV: retailer, order, expected version,
 --   number of fields, then field/value pairs ('' deletes the field),
---   number of arms, then {letter, end of lease or '' for whoever holds it, delay (ms) or '' to stop polling} each,
+--   number of arms, then {letter, end of lease or '' when it is not the committer's, delay (ms) or '' to stop polling,
+--     class} each,
 --   number of events, then {id, type, sequence, body} each
 -- Returns {'gone'}, {'conflict'}, or {'ok', now, stream id...}.
 local retailer, order, expected = ARGV[1], ARGV[2], ARGV[3]
-local known = redis.call('HMGET', KEYS[1], 'v', 'c', 'q')
+local known = redis.call('HMGET', KEYS[1], 'v', 'c', 't', 'g')
 if not known[1] then
   return {'gone'}
 end
 if known[1] ~= expected then
   return {'conflict'}
 end
-local credential = known[2]
+local credential, tracking, status = known[2], known[3], known[4]
 local now = now_ms()
 -- A reading that began before the last good one of its resource is stale, whoever settled that one.
 for i = 5, 4 + 2 * tonumber(ARGV[4]), 2 do
@@ -33,30 +34,51 @@ for i = at + 1, at + 2 * fields, 2 do
   else
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
   end
-  if ARGV[i] == 't' and ARGV[i + 1] == 'ended' then
-    redis.call('ZADD', P .. 'ended', now, retailer .. '/' .. order)
+  if ARGV[i] == 't' then
+    tracking = ARGV[i + 1]
+    if tracking == 'ended' then
+      redis.call('ZADD', P .. 'ended', now, retailer .. '/' .. order)
+    end
+  elseif ARGV[i] == 'g' then
+    status = ARGV[i + 1]
   end
 end
+census(credential, retailer, counted_stage(known[3], known[4]), counted_stage(tracking, status))
 at = at + 2 * fields + 1
 local arms = tonumber(ARGV[at])
-local due = P .. 'due:' .. credential
-for i = at + 1, at + 3 * arms, 3 do
-  local arm = ARGV[i] .. '/' .. retailer .. '/' .. order
-  local lease, delay = ARGV[i + 1], ARGV[i + 2]
+local pool = credential .. '/' .. retailer
+local claimed, soonest = P .. 'claimed:' .. pool, nil
+for i = at + 1, at + 4 * arms, 4 do
+  local arm, lease, delay, class = ARGV[i] .. '/' .. order, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local score = redis.call('ZSCORE', claimed, arm)
   if delay == '' then
-    redis.call('ZREM', due, arm)
-  else
-    local score = redis.call('ZSCORE', due, arm)
-    if lease == '' or (score and tonumber(score) == tonumber(lease)) then
-      redis.call('ZADD', due, string.format('%.0f', now + tonumber(delay)), arm)
+    lift_arm(pool, arm)
+    redis.call('ZREM', claimed, arm)
+  elseif score and lease ~= '' and tonumber(score) == tonumber(lease) then
+    redis.call('ZREM', claimed, arm)
+    if redis.call('SREM', P .. 'again:' .. pool, arm) == 1 then
+      delay, class = '0', '0'
+    end
+    put_arm(credential, retailer, arm, class, now + tonumber(delay))
+    soonest = math.min(soonest or now + delay, now + 0.25 * delay)
+  elseif lease == '' then
+    if score then
+      -- It is being read: what that reading began before is not in it, so it is read again.
+      if delay == '0' then
+        redis.call('SADD', P .. 'again:' .. pool, arm)
+      end
+    else
+      lift_arm(pool, arm)
+      put_arm(credential, retailer, arm, class, now + tonumber(delay))
+      soonest = math.min(soonest or now + delay, now + 0.25 * delay)
     end
   end
 end
-if arms > 0 then
-  reindex(credential, 0, 0)
+if soonest then
+  stand(credential, retailer, soonest)
   ring('poll', 16)
 end
-at = at + 3 * arms + 1
+at = at + 4 * arms + 1
 local events = tonumber(ARGV[at])
 local out = {'ok', now}
 for i = at + 1, at + 4 * events, 4 do

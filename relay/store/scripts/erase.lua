@@ -2,13 +2,12 @@
 -- trail that leads to them with the last one.
 -- KEYS: order:R:O, orders:R
 -- ARGV: retailer, order
-local credential = redis.call('HGET', KEYS[1], 'c')
+local credential, tracking, status = unpack(redis.call('HMGET', KEYS[1], 'c', 't', 'g'))
 if not credential then
   return 0
 end
-for _, letter in ipairs({'h', 'i', 'm'}) do
-  redis.call('ZREM', P .. 'due:' .. credential, letter .. '/' .. ARGV[1] .. '/' .. ARGV[2])
-end
+drop_arms(credential, ARGV[1], ARGV[2])
+census(credential, ARGV[1], counted_stage(tracking, status), false)
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', P .. 'ended', ARGV[1] .. '/' .. ARGV[2])

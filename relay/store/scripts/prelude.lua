@@ -6,25 +6,112 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- An arm is "<resource letter>/<retailer>/<order>"; only the order's id may contain a slash.
-local function split_arm(arm)
-  local letter, retailer, order = string.match(arm, '^(%a)/([^/]*)/(.*)$')
-  return letter, retailer, order
+-- Due arms. A pool is "<credential>/<retailer>", an arm in it "<resource letter>/<order>". Unclaimed arms stand in
+-- classes by due time (relay/model/pacing.py says in which), claimed ones apart by the end of their lease.
+local CLASSES = 16
+local LETTERS = {'h', 'i', 'm', 'd', 'l', 'p'}
+
+local function due_key(pool, class)
+  return P .. 'due:' .. pool .. ':' .. class
 end
 
--- When the next arm of a credential can be claimed: its head's due time, or later when the budget is spent.
-local function reindex(credential, tat, rate)
-  local head = redis.call('ZRANGE', P .. 'due:' .. credential, 0, 0, 'WITHSCORES')
-  if not head[1] then
-    redis.call('ZREM', P .. 'creds', credential)
-    return nil
+-- Something of this pool can be claimed at `at`, if not before.
+local function stand(credential, retailer, at)
+  local text = string.format('%.0f', at)
+  redis.call('ZADD', P .. 'pools:' .. credential, 'LT', text, retailer)
+  redis.call('ZADD', P .. 'creds', 'LT', text, credential)
+end
+
+-- Let an arm stand in a class, due at `at`. It must not stand anywhere else.
+local function put_arm(credential, retailer, arm, class, at)
+  redis.call('ZADD', due_key(credential .. '/' .. retailer, class), string.format('%.0f', at), arm)
+end
+
+-- Take an unclaimed arm out of whichever class it stands in; says whether it was in one.
+local function lift_arm(pool, arm)
+  for class = 0, CLASSES - 1 do
+    if redis.call('ZREM', due_key(pool, class), arm) == 1 then
+      return true
+    end
   end
-  local at = tonumber(head[2])
-  if rate and rate > 0 then
-    at = math.max(at, tat)
+  return false
+end
+
+-- No arm of the order is polled any more.
+local function drop_arms(credential, retailer, order)
+  local pool = credential .. '/' .. retailer
+  for _, letter in ipairs(LETTERS) do
+    local arm = letter .. '/' .. order
+    if not lift_arm(pool, arm) then
+      redis.call('ZREM', P .. 'claimed:' .. pool, arm)
+    end
+    redis.call('SREM', P .. 'again:' .. pool, arm)
   end
-  redis.call('ZADD', P .. 'creds', string.format('%.0f', at), credential)
-  return at
+end
+
+-- Make an arm due now. One that is being polled is due again as soon as it is put back.
+local function hasten_arm(credential, retailer, arm, now)
+  local pool = credential .. '/' .. retailer
+  if redis.call('ZSCORE', P .. 'claimed:' .. pool, arm) then
+    redis.call('SADD', P .. 'again:' .. pool, arm)
+  else
+    lift_arm(pool, arm)
+    put_arm(credential, retailer, arm, 0, now)
+  end
+end
+
+-- Count the orders by credential and retailer, and by stage. `from` and `to` are stages, false for none.
+local function census(credential, retailer, from, to)
+  if from == to then
+    return
+  end
+  local load = P .. 'load:' .. credential
+  local stages = P .. 'stages:' .. credential
+  if from then
+    redis.call('HINCRBY', stages, from, -1)
+  end
+  if to then
+    redis.call('HINCRBY', stages, to, 1)
+  end
+  local step = (to and 1 or 0) - (from and 1 or 0)
+  if step ~= 0 then
+    local orders = redis.call('HINCRBY', load, retailer, step)
+    redis.call('HINCRBY', load, '*', step)
+    if orders == 0 then
+      redis.call('HDEL', load, retailer)
+    end
+  end
+end
+
+-- The stage in which an order is counted: its status as committed, '' before the first reading, false once it has ended.
+local function counted_stage(tracking, status)
+  return tracking ~= 'ended' and (status or '')
+end
+
+-- Requests a second that a credential may make now (0: no limit): its budget, cut by what upstream refused and growing
+-- back by 2 % in ten seconds. Without a budget, what was spent when upstream refused takes its place for a while.
+local function allowed_rate(budget, now)
+  local f = redis.call('HMGET', budget, 'rate', 'cut', 'cut_at', 'own')
+  local rate, cut = tonumber(f[1] or '0') or 0, tonumber(f[2] or '')
+  if not cut then
+    return rate
+  end
+  local part = cut + 0.002 * (now - tonumber(f[3])) / 1000
+  if rate > 0 then
+    return rate * math.min(1, part)
+  end
+  local own = tonumber(f[4] or '0')
+  return part < 2 and own * part or 0
+end
+
+-- Count what a credential spends in a second of the clock.
+local function spent(budget, second, count, now, granted)
+  local this = string.format('%.0f', math.floor(now / 1000))
+  if second == this then
+    redis.call('HINCRBY', budget, 'count', granted)
+  else
+    redis.call('HSET', budget, 'second', this, 'count', granted, 'last', count or '0')
+  end
 end
 
 -- The milliseconds of a stream id.

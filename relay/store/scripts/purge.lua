@@ -5,16 +5,15 @@
 -- Returns how many events were erased, or -1 when nothing was known of the order.
 local retailer, order = ARGV[1], ARGV[2]
 local trail = redis.call('LRANGE', KEYS[3], 0, -1)
-local credential = redis.call('HGET', KEYS[1], 'c')
+local credential, tracking, status = unpack(redis.call('HMGET', KEYS[1], 'c', 't', 'g'))
 if not credential and #trail == 0 then
   return -1
 end
 -- The first write frees memory: a full Redis purges too.
 redis.call('DEL', KEYS[1], KEYS[3], unpack(ARGV, 3))
 if credential then
-  for _, letter in ipairs({'h', 'i', 'm'}) do
-    redis.call('ZREM', P .. 'due:' .. credential, letter .. '/' .. retailer .. '/' .. order)
-  end
+  drop_arms(credential, retailer, order)
+  census(credential, retailer, counted_stage(tracking, status), false)
 end
 redis.call('ZREM', KEYS[2], order)
 redis.call('ZREM', P .. 'ended', retailer .. '/' .. order)

@@ -1,0 +1,152 @@
+"""When an arm is polled next: the policy that spends a budget for the soonest news. Pure; the worker and the simulation
+(`bench/freshness.py`) use it alike.
+
+Poll an arm when its index (Olston and Pandey 2008)
+
+    W(t) = integral from 0 to t of s^p m(s) ds        reaches one threshold, the same for all arms of a pool,
+
+with m(s) the expected weighted rate of change s seconds after the last poll. For a constant hazard and p = 1 that is
+the square-root rule, which minimises the mean delay for a budget. A *pool* is one retailer's arms under one
+credential. The threshold scales with (arms / budget)^(p + 1), so that a budget cut by ten, or a wave of orders, takes
+effect at once; the factor left is learnt from how much later, or earlier, than planned polls happen.
+
+Due arms stand in classes by the length of their interval (octaves). The arm that is latest relative to its interval
+has the largest index, and within a class that is the one that was due first: so one look at each class's head finds it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relay.model.cadence import Cadence
+from relay.model.hazards import POWER, PRIOR, Hazards, reach
+from relay.model.orders import Resource
+
+#: Classes of due arms. URGENT: now, before all else (second looks, a retailer's decision). FIRST: never read, turn
+#: about with what is overdue. Then octaves of the interval. HELD: at its floor, so never taken before it is due.
+URGENT, FIRST, OCTAVES, HELD = 0, 1, 2, 15
+CLASSES = 16
+#: The interval that the lowest octave begins with (seconds of the policy's time).
+NARROWEST = 0.25
+#: How early an arm may be polled when nothing is due and budget is left: this share of its interval.
+EARLY = 0.5
+#: Mean interval of an arm (seconds) where no budget is set.
+UNLIMITED_INTERVAL = 20.0
+#: How much of a retailer's share of a common budget is the same for all; the rest goes by numbers of orders.
+GUARANTEED = 0.5
+#: How much of its budget a credential may spend for what has to be read at the latest (the ceilings).
+FEASIBLE = 0.95
+#: The factor of a pool of which nothing was learnt yet (its logarithm).
+FIRST_FACTOR = math.log(PRIOR / 2)
+#: What is assumed of the age of an arm's last change when none was seen (seconds).
+FIRST_AGE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One retailer's arms under one credential: how many, its orders and those of all `retailers` of the credential,
+    the credential's rate (requests a second; 0: no limit), and the learnt factor of the threshold (its logarithm)."""
+
+    id: str
+    arms: int
+    orders: int
+    all_orders: int
+    retailers: int
+    rate: float
+    factor: float
+
+    @property
+    def budget(self) -> float:
+        """Its share of the rate: half in equal parts, half by number of orders."""
+        return self.rate * share(self.orders, self.all_orders, self.retailers)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Poll again after so many seconds, and stand in this class until then."""
+
+    seconds: float
+    klass: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a budget will do for the orders that there are. `mean_delay_s`: expected from change to commit. `needed`:
+    requests a second without which the ceilings cannot be kept. `stretch`: by how much ceilings are lengthened."""
+
+    mean_delay_s: float
+    needed: float
+    stretch: float
+
+    @property
+    def feasible(self) -> bool:
+        return self.stretch <= 1.0
+
+
+def share(orders: int, all_orders: int, retailers: int) -> float:
+    """A retailer's part of a budget that several share, from 0 to 1."""
+    if retailers <= 1 or all_orders <= 0:
+        return 1.0
+    return GUARANTEED / retailers + (1 - GUARANTEED) * min(1.0, orders / all_orders)
+
+
+def klass(seconds: float, scale: float) -> int:
+    """The class of an interval."""
+    octave = int(math.log2(max(seconds / scale / NARROWEST, 1.0)))
+    return min(OCTAVES + octave, HELD - 1)
+
+
+class Pacing:
+    """The policy of one process."""
+
+    def __init__(self, hazards: Hazards, cadence: Cadence) -> None:
+        self.hazards = hazards
+        self._cadence = cadence
+
+    def plan(
+        self, pool: Pool, factor: float, retailer_id: str, resource: Resource, stage: str, age_s: float, stretch: float
+    ) -> Plan:
+        """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
+        time since its last known change; ceilings are lengthened by `stretch`."""
+        scale = self._cadence.scale
+        threshold = math.exp(factor) * math.pow(self._mean_interval(pool), POWER + 1)
+        tempo = self.hazards.tempo(retailer_id, resource.value).factor
+        hazards = self.hazards.of(resource.value, stage)
+        seconds = reach(hazards, max(0.0, age_s / scale), threshold / tempo) * scale
+        low, high = self._cadence.bounds(resource, stage)
+        if seconds <= low:
+            return Plan(low, HELD)
+        seconds = min(seconds, high * stretch)
+        return Plan(seconds, klass(seconds, scale))
+
+    def _mean_interval(self, pool: Pool) -> float:
+        if pool.budget <= 0:
+            return UNLIMITED_INTERVAL
+        return max(pool.arms, 1) / pool.budget / self._cadence.scale
+
+
+def adjustment(planned_s: float, actual_s: float, arms: int) -> float:
+    """What to add to a pool's factor after a poll that was planned so many seconds after the one before it, and came
+    after `actual_s`. One poll of each arm, all late by the same ratio, lengthens intervals by half of it."""
+    late = min(4.0, max(0.25, actual_s / max(planned_s, 0.001)))
+    return 0.5 * (POWER + 1) * math.log(late) / max(arms, 1)
+
+
+def forecast(
+    stages: Mapping[str, int], resources: tuple[Resource, ...], hazards: Hazards, cadence: Cadence, rate: float
+) -> Forecast:
+    """What is to be expected of `rate` requests a second for so many orders a stage, by the square-root rule:
+    D = (sum sqrt mu)^2 / (2 B sum mu). A rate of 0 is no limit."""
+    roots = total = needed = uniform = 0.0
+    for stage, count in stages.items():
+        for resource in resources:
+            mu = hazards.mean(resource.value, stage) / cadence.scale
+            roots += count * math.sqrt(mu)
+            total += count * mu
+            uniform += count
+            needed += count / cadence.bounds(resource, stage)[1]
+    if total <= 0:
+        return Forecast(0.0, needed, 1.0)
+    if rate <= 0:
+        return Forecast(roots * roots / total / uniform * UNLIMITED_INTERVAL * cadence.scale / 2, needed, 1.0)
+    return Forecast(roots * roots / (2 * rate * total), needed, max(1.0, needed / (FEASIBLE * rate)))
