@@ -34,7 +34,6 @@ from relay.model.pacing import (
     OCTAVES,
     Pacing,
     Pool,
-    adjustment,
     forecast,
 )
 
@@ -135,7 +134,9 @@ class Learning:
             arm.changed = now - FIRST_AGE
         else:
             before = arm.polled
-            self._factor += adjustment(self._planned[id(arm)], now - before, arms)
+            pool = Pool("", arms, arms // 3, arms // 3, 1, budget, 0.0)
+            planned = self._planned[id(arm)]
+            self._factor += self._pacing.adjustment(pool, resource, stage, planned, now - before, self._stretch)
             at = times
             if arm.resource != MESSAGES:  # how many changes a poll showed, but not when they were
                 at = [before + (n + 0.5) * (now - before) / len(times) for n in range(len(times))]

@@ -84,13 +84,17 @@ class RateLimited(RelayError):
 
 
 class UpstreamRefused(RelayError):
-    """The upstream refused a write; `status` is its HTTP status, None when there was no answer."""
+    """The upstream refused a write; `status` is its HTTP status, None when there was no answer. `retry_after_s` is what
+    it asked for."""
 
     code = "upstream_refused"
 
-    def __init__(self, detail: str, *, status: int | None, code: str | None = None) -> None:
+    def __init__(
+        self, detail: str, *, status: int | None, code: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(detail, code=code)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class StoreUnavailable(RelayError):

@@ -52,6 +52,12 @@ concurrency_limit = Gauge(
     "relay_upstream_concurrency_limit", "Requests that this process has in flight at most.", registry=registry
 )
 mints = Counter("relay_token_mints_total", "User tokens asked of upstream, by outcome.", ["outcome"], registry=registry)
+actions = Counter(
+    "relay_actions_total",
+    "Retailers' decisions and messages passed on to upstream, by what came of it.",
+    ["kind", "result"],
+    registry=registry,
+)
 events_committed = Counter(
     "relay_events_committed_total",
     "Events written to a retailer's log, by type.",

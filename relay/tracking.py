@@ -1,16 +1,14 @@
-"""What a retailer does to a tracked order: stop it, decide on a replacement, send a message."""
+"""How tracking ends on request: a retailer stops it, or has the order erased."""
 
 from collections.abc import Callable
 from contextlib import suppress
 
-from relay.access import AccessRefused, TokenBroker
-from relay.errors import Conflict, NotFound, UpstreamRefused
+from relay.errors import Conflict, NotFound
 from relay.model import lifecycle
 from relay.model.lifecycle import Step
-from relay.model.orders import JsonObject, OrderId, OrderState, RetailerId
+from relay.model.orders import OrderId, OrderState, RetailerId
 from relay.store.order_records import Commit, Due
 from relay.store.orders import Orders
-from relay.upstream.interface import Access, UnusableAnswer, Upstream
 
 #: How often a stop is decided anew when a reading was committed in between.
 TRIES = 10
@@ -48,47 +46,3 @@ async def _end(
         if result == "ok":
             return True
     raise Conflict("the order keeps changing; try again", code="contended")
-
-
-class Actions:
-    """The retailer's decisions, passed on to upstream with the user's token. Never sent twice on our own account."""
-
-    def __init__(self, orders: Orders, upstream: Upstream, broker: TokenBroker) -> None:
-        self._orders = orders
-        self._upstream = upstream
-        self._broker = broker
-
-    async def decide_replacement(
-        self, retailer_id: RetailerId, order_id: OrderId, item_id: str, status: str
-    ) -> JsonObject:
-        """Approve or reject a replacement. The resulting change is polled at once. Raises UpstreamRefused."""
-        access = await self._access(retailer_id, order_id)
-        try:
-            answer = await self._upstream.decide_replacement(access, order_id, item_id, status)
-        except UnusableAnswer as error:
-            raise _unknown(error) from None
-        await self._orders.refresh(retailer_id, order_id)
-        return answer
-
-    async def send_message(self, retailer_id: RetailerId, order_id: OrderId, body: str) -> JsonObject:
-        """Send a chat message as the customer. The resulting change is polled at once. Raises UpstreamRefused."""
-        access = await self._access(retailer_id, order_id)
-        try:
-            answer = await self._upstream.send_message(access, order_id, body)
-        except UnusableAnswer as error:
-            raise _unknown(error) from None
-        await self._orders.refresh(retailer_id, order_id)
-        return answer
-
-    async def _access(self, retailer_id: RetailerId, order_id: OrderId) -> Access:
-        owner = await self._orders.owner(retailer_id, order_id)
-        if owner is None:
-            raise NotFound("no such order")
-        try:
-            return await self._broker.access(owner)
-        except AccessRefused as error:
-            raise UpstreamRefused(error.detail, status=401, code=error.code) from None
-
-
-def _unknown(error: UnusableAnswer) -> UpstreamRefused:
-    return UpstreamRefused(f"upstream's answer cannot be read: {error.detail}", status=200, code="outcome_unknown")

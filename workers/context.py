@@ -26,6 +26,7 @@ from relay.settings import Settings
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
+from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Ledger
 from relay.store.log import Log
@@ -75,7 +76,7 @@ class Process:
     def poll_pump(self) -> PollPump:
         limits = PollLimits(self.settings.poll_concurrency, round(self.settings.lease * 1000))
         return PollPump(
-            *(self.orders, self.arms, self.upstream, self.broker, self.bells),
+            *(self.orders, self.arms, Decisions(self.db), self.upstream, self.broker, self.bells),
             clock=self.clock,
             policy=self.policy,
             limits=limits,

@@ -5,11 +5,13 @@ from typing import Any
 
 from starlette.requests import Request
 
+from relay.actions import Actions
 from relay.errors import NotFound
 from relay.guard import Guard
 from relay.model.orders import RetailerId
 from relay.sender import Sender
 from relay.settings import Settings
+from relay.store.arms import Arms
 from relay.store.audit import AuditLog
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
@@ -22,7 +24,6 @@ from relay.store.recoveries import Recoveries
 from relay.store.redis import Db
 from relay.store.retailers import Caller, Retailers
 from relay.store.subscriptions import Subscriptions
-from relay.tracking import Actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Deps:
     settings: Settings
     db: Db
     orders: Orders
+    arms: Arms
     log: Log
     subscriptions: Subscriptions
     retailers: Retailers

@@ -1,5 +1,6 @@
 """Tracked orders: register, look at, stop, and pass the customer's decisions on."""
 
+import time
 from datetime import datetime
 
 from msgspec import UNSET
@@ -7,11 +8,12 @@ from msgspec import UNSET
 from relay import tracking
 from relay.api import cursors
 from relay.api.deps import Call, Reply
-from relay.api.schemas import AccessToken, OrderRegistration
+from relay.api.schemas import AccessToken, AlternativeItem, OrderRegistration
 from relay.api.views import BulkAnswer, BulkView, DataView, OrderView, TroubleView
 from relay.errors import Conflict, InvalidInput, NotFound, Problem
+from relay.model.changes import Cause
 from relay.model.events import rfc3339
-from relay.model.orders import OrderId, Resource
+from relay.model.orders import JsonObject, OrderId, Resource
 from relay.store.order_records import Registration, StoredOrder, UserToken
 
 
@@ -84,14 +86,41 @@ async def messages(call: Call) -> Reply:
 
 
 async def decide(call: Call) -> Reply:
+    body, item_id = call.body, call.path("item_id")
+    call.notes.update({"item_id": item_id, "status": body.status})
+    alternative = None if body.alternative_item is None else _alternative(body.status, body.alternative_item)
     answer = await call.deps.actions.decide_replacement(
-        call.retailer_id, _order_id(call), call.path("item_id"), call.body.status
+        call.retailer_id, _order_id(call), item_id, body.status, _cause(call), alternative
     )
-    return Reply(200, answer)
+    # Upstream may answer with nothing at all: what was decided is known here.
+    return Reply(200, {"id": item_id, "replacement_status": body.status} | answer)
 
 
 async def say(call: Call) -> Reply:
-    return Reply(200, await call.deps.actions.send_message(call.retailer_id, _order_id(call), call.body.body))
+    if not call.body.body.strip():
+        detail = "a message says something"
+        raise InvalidInput(detail, code="blank", problems=[Problem("/body", "blank", detail)])
+    answer = await call.deps.actions.send_message(call.retailer_id, _order_id(call), call.body.body, _cause(call))
+    return Reply(200, {"sender": "customer", "body": call.body.body} | answer)
+
+
+def _cause(call: Call) -> Cause:
+    at = rfc3339(round(time.time() * 1000))
+    return Cause(call.caller.key_id, call.request.scope["state"]["request_id"], at)
+
+
+def _alternative(status: str, given: AlternativeItem) -> JsonObject:
+    """Exactly one of upc and rrc, exactly one of count and weight, and only with a rejection."""
+    problems = []
+    if status != "REJECTED":
+        problems.append(Problem("/alternative_item", "not_allowed", "goes with REJECTED only"))
+    for one, other in (("upc", "rrc"), ("count", "weight")):
+        if (getattr(given, one) is None) == (getattr(given, other) is None):
+            problems.append(Problem("/alternative_item", "invalid_value", f"give exactly one of {one} and {other}"))
+    if problems:
+        raise InvalidInput("the alternative item cannot be asked for", problems=problems)
+    found = {name: getattr(given, name) for name in ("upc", "rrc", "count", "weight")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def view(order: StoredOrder) -> OrderView:
@@ -101,11 +130,13 @@ def view(order: StoredOrder) -> OrderView:
     return OrderView(
         order_id=state.order_id,
         tracking=state.tracking.value,
+        stage=state.snapshot.status,
         version=state.version,
         sequence=state.sequence,
         order=state.snapshot.order,
         items=_listed(order, Resource.ITEMS),
         messages=_listed(order, Resource.MESSAGES),
+        unavailable=sorted(resource.value for resource in state.off),
         metadata=dict(state.metadata),
         user_id=state.user_id,
         trouble=None

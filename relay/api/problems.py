@@ -49,6 +49,8 @@ def problem(error: RelayError, request_id: str) -> Response:
     )
     if isinstance(error, UpstreamRefused) and error.status in (400, 401, 403, 404, 409):
         status = {401: 409, 403: 409}.get(error.status, error.status)
+    if isinstance(error, UpstreamRefused) and error.status == 429:
+        status = 429
     detail = "the store is not available; try again" if isinstance(error, StoreUnavailable) else error.detail
     document: dict[str, Any] = {
         "type": f"about:blank#{error.code}",
@@ -65,6 +67,8 @@ def problem(error: RelayError, request_id: str) -> Response:
         headers["retry-after"] = str(RETRY_AFTER)
     if isinstance(error, RateLimited):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    elif status == 429:
+        headers["retry-after"] = str(RETRY_AFTER)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(msgspec.json.encode(document), status, headers, "application/problem+json")

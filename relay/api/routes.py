@@ -10,6 +10,7 @@ from relay.api import (
     deliveries,
     events,
     orders,
+    polling,
     retailers,
     schemas,
     secrets,
@@ -97,6 +98,7 @@ OPERATIONS = (
         "Approve or reject a replacement",
         "orders:write",
         orders.decide,
+        audit="replacement.decided",
         answers=((200, dict[str, Any], False),),
         body=s.ReplacementDecision,
     ),
@@ -106,8 +108,19 @@ OPERATIONS = (
     ),
     Operation(
         *("POST", f"{_ORDER}/messages", "sendMessage", "Write to the shopper", "orders:write", orders.say),
+        audit="message.sent",
         answers=((200, dict[str, Any], False),),
         body=s.ChatMessage,
+    ),
+    Operation(
+        *("GET", "/v1/polling", "getPolling", "How soon changes are noticed, and what the budget allows"),
+        *("orders:read", polling.get),
+        answers=((200, v.PollingView, False),),
+    ),
+    Operation(
+        *("GET", f"{_RETAILER}/polling", "getRetailerPolling", "The same, of a retailer", OPERATOR),
+        polling.of_retailer,
+        answers=((200, v.PollingView, False),),
     ),
     Operation(
         "POST",

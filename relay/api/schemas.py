@@ -43,8 +43,18 @@ class OrderPatch(Request):
     metadata: Metadata | UnsetType = UNSET
 
 
+class AlternativeItem(Request):
+    """Something else to get instead of a rejected replacement: exactly one code, and exactly one amount."""
+
+    upc: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    rrc: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    count: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    weight: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+
+
 class ReplacementDecision(Request):
     status: Literal["APPROVED", "REJECTED"]
+    alternative_item: AlternativeItem | None = None
 
 
 class ChatMessage(Request):

@@ -13,21 +13,40 @@ class TroubleView(Struct):
 
 
 class OrderView(Struct):
-    """A tracked order as it is now; items and messages have the upstream's fields, known or not."""
+    """A tracked order as it is now; items and messages have the upstream's fields, known or not. `unavailable`:
+    resources that upstream keeps to itself."""
 
     order_id: str
     tracking: Literal["active", "suspended", "ended"]
+    stage: str | None
     version: int
     sequence: int
     order: dict[str, Any] | None
     items: list[dict[str, Any]] | None
     messages: list[dict[str, Any]] | None
+    unavailable: list[str]
     metadata: dict[str, str]
     user_id: str | None
     trouble: TroubleView | None
     registered_at: str
     last_polled_at: str | None
     next_due_at: str | None
+
+
+class PollingView(Struct):
+    """How a credential is polled. `budget`: requests a second, null for no limit; `budget_needed`: what the longest
+    intervals need at least, so that nothing is polled more seldom than they say; `expected_delay_seconds`: mean time
+    from a change to its event. `paused_until`: upstream asked for a pause. `credential`: `accepted`, or why no user
+    token is to be had (`credential_refused`, `token_endpoint`)."""
+
+    budget: float | None
+    budget_needed: float
+    budget_sufficient: bool
+    expected_delay_seconds: float
+    orders: int
+    stages: dict[str, int]
+    paused_until: str | None
+    credential: str
 
 
 class BulkAnswer(Struct):

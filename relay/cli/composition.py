@@ -7,6 +7,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from relay.access import TokenBroker, credential_source
+from relay.actions import Actions
 from relay.api import Deps, create_app
 from relay.engine import EngineTransport, FastEngine
 from relay.guard import Guard, GuardedEngine, allowances
@@ -16,6 +17,7 @@ from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.audit import AuditLog
+from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
 from relay.store.idempotency import Idempotency
@@ -29,7 +31,6 @@ from relay.store.retailers import Retailers
 from relay.store.sealed import check_master_keys
 from relay.store.subscriptions import Subscriptions
 from relay.store.tokens import StoredTokens
-from relay.tracking import Actions
 from relay.upstream.client import HttpUpstream
 from relay.upstream.specification import Specification
 from relay.upstream.tokens import Tokens
@@ -55,11 +56,12 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         settings=settings,
         db=db,
         orders=orders,
+        arms=arms,
         log=Log(db),
         subscriptions=Subscriptions(db, vault),
         retailers=retailers,
         idempotency=Idempotency(db, vault),
-        actions=Actions(orders, upstream, broker),
+        actions=Actions(orders, arms, Decisions(db), upstream, broker),
         guard=guard,
         sender=Sender(guarded),
         deliveries=Deliveries(db, vault),

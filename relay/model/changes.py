@@ -24,6 +24,15 @@ _DECISIONS = {"APPROVED": "order.replacement_approved", "REJECTED": "order.repla
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Who made upstream change: the retailer, through the relay, with this key and request, at this time (RFC 3339)."""
+
+    key_id: str
+    request_id: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One fact. `value` is the subject as it is now (as it last was, when it went); `key` names an item or message."""
 
@@ -34,6 +43,7 @@ class Change:
     before: JsonObject
     after: JsonObject
     resource: Resource
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ change twice gives the same id, other content under the same sequence gives anot
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,6 +61,8 @@ def build(
         elif change.key != change.value.get("id"):
             details["key"] = change.key
         details[change.subject] = value
+        if change.cause is not None:
+            details["caused_by"] = {"type": "retailer", **asdict(change.cause)}
         content = [change.key, change.resource.value, change.before, change.after]
         made.append(_event(state, change.type, number, content, details, now_ms, observed_ms))
     return made

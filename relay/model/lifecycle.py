@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from relay.model import events
 from relay.model.cadence import Cadence
+from relay.model.causes import NO_DECISIONS, Decisions, attribute
 from relay.model.changes import Detection, detect, order_changes
 from relay.model.events import Event
 from relay.model.orders import (
@@ -70,7 +71,7 @@ class Step:
     The state to commit, the events it causes, and when arms are due again (None: never, BY_POLICY: as the policy
     says). `settled`: an equal answer may be taken for unchanged, so its fingerprint is stored. `forget`: resources
     whose stored fingerprints no longer hold. `quiet`: nothing but the answer's bytes and time differ, so no commit is
-    needed.
+    needed. `recognised`: what the retailer had passed on and the events say.
     """
 
     state: OrderState
@@ -79,34 +80,41 @@ class Step:
     settled: bool = True
     forget: tuple[Resource, ...] = ()
     quiet: bool = False
+    recognised: tuple[str, ...] = ()
 
 
-def observe(state: OrderState, reading: Reading, *, now_ms: int, policy: Policy) -> Step | None:
-    """What a good reading changes; None when it is stale: begun no later than the committed one, or after the end."""
+def observe(
+    state: OrderState, reading: Reading, *, now_ms: int, policy: Policy, decisions: Decisions = NO_DECISIONS
+) -> Step | None:
+    """What a good reading changes; None when it is stale: begun no later than the committed one, or after the end.
+    `decisions` are what the retailer had passed on (relay.model.causes)."""
     resource = reading.resource
     if state.tracking is Tracking.ENDED or reading.started_ms <= state.read_at_ms.get(resource, 0):
         return None
-    after, written = _absorb(state, reading, now_ms, policy)
+    found = _compare(state, reading)
+    changes, recognised = attribute(found.changes, decisions)
+    after, written = _absorb(state, reading, replace(found, changes=changes), now_ms, policy)
     after = _follow_terminal(after, reading, policy)
     if _is_over(after, policy):
         after, ended = _end(after, after.snapshot.status or "ended", now_ms)
-        return Step(after, (*written, ended), dict.fromkeys(Resource, None))
+        return Step(after, (*written, ended), dict.fromkeys(Resource, None), recognised=recognised)
     settled = not after.missing.get(resource) and after.terminal_since_ms is None
     newly_terminal = after.terminal_since_ms is not None and state.terminal_since_ms is None
     delays = _delays(state, after, resource, policy)
     quiet = settled and not written and state.snapshot.get(resource) is not None and not state.missing.get(resource)
     quiet = quiet and state.started and state.terminal_since_ms is None and after.off == state.off
-    return Step(after, written, delays, settled, policy.resources if newly_terminal else (), quiet)
+    return Step(after, written, delays, settled, policy.resources if newly_terminal else (), quiet, recognised)
 
 
-def _absorb(state: OrderState, reading: Reading, now_ms: int, policy: Policy) -> tuple[OrderState, tuple[Event, ...]]:
+def _absorb(
+    state: OrderState, reading: Reading, found: Detection, now_ms: int, policy: Policy
+) -> tuple[OrderState, tuple[Event, ...]]:
     """The state with the reading in it, and what that tells: resumed, started, or what changed."""
     resource = reading.resource
     written: list[Event] = []
     if state.tracking is Tracking.SUSPENDED:
         written.append(events.resumed(state, now_ms=now_ms, observed_ms=now_ms))
         state = replace(state, tracking=Tracking.ACTIVE, sequence=written[-1].sequence)
-    found = _compare(state, reading)
     after = replace(
         state,
         snapshot=state.snapshot.replace(resource, found.value),

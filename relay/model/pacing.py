@@ -38,6 +38,8 @@ GUARANTEED = 0.5
 FEASIBLE = 0.95
 #: The factor of a pool of which nothing was learnt yet (its logarithm).
 FIRST_FACTOR = math.log(PRIOR / 2)
+#: How fast a pool comes to spend its share when nobody is late.
+DEMAND = 0.1
 #: What is assumed of the age of an arm's last change when none was seen (seconds).
 FIRST_AGE = 60.0
 
@@ -83,6 +85,14 @@ class Forecast:
         return self.stretch <= 1.0
 
 
+def stretch(pool: Pool, needed: float) -> float:
+    """By how much a pool's ceilings are lengthened when its credential needs so many requests a second for them."""
+    if pool.budget <= 0:
+        return 1.0
+    part = min(1.0, pool.orders / max(pool.all_orders, 1))
+    return max(1.0, needed * part / (FEASIBLE * pool.budget))
+
+
 def share(orders: int, all_orders: int, retailers: int) -> float:
     """A retailer's part of a budget that several share, from 0 to 1."""
     if retailers <= 1 or all_orders <= 0:
@@ -109,7 +119,7 @@ class Pacing:
         """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
         time since its last known change; ceilings are lengthened by `stretch`."""
         scale = self._cadence.scale
-        threshold = math.exp(factor) * math.pow(self._mean_interval(pool), POWER + 1)
+        threshold = math.exp(factor) * math.pow(self.mean_interval(pool) / scale, POWER + 1)
         tempo = self.hazards.tempo(retailer_id, resource.value).factor
         hazards = self.hazards.of(resource.value, stage)
         seconds = reach(hazards, max(0.0, age_s / scale), threshold / tempo) * scale
@@ -119,17 +129,33 @@ class Pacing:
         seconds = min(seconds, high * stretch)
         return Plan(seconds, klass(seconds, scale))
 
-    def _mean_interval(self, pool: Pool) -> float:
+    def mean_interval(self, pool: Pool) -> float:
+        """Seconds between two polls of an arm, in the mean, that the pool's budget pays for."""
         if pool.budget <= 0:
-            return UNLIMITED_INTERVAL
-        return max(pool.arms, 1) / pool.budget / self._cadence.scale
+            return UNLIMITED_INTERVAL * self._cadence.scale
+        return max(pool.arms, 1) / pool.budget
+
+    def adjustment(
+        self, pool: Pool, resource: Resource, stage: str, planned_s: float, actual_s: float, stretch: float
+    ) -> float:
+        """What a poll of an arm teaches of its pool's factor."""
+        low, high = self._cadence.bounds(resource, stage)
+        return adjustment(planned_s, actual_s, self.mean_interval(pool), pool.arms, (low, high * stretch))
 
 
-def adjustment(planned_s: float, actual_s: float, arms: int) -> float:
+def adjustment(planned_s: float, actual_s: float, mean_s: float, arms: int, bounds: tuple[float, float]) -> float:
     """What to add to a pool's factor after a poll that was planned so many seconds after the one before it, and came
-    after `actual_s`. One poll of each arm, all late by the same ratio, lengthens intervals by half of it."""
+    after `actual_s`; `mean_s` is the mean interval that the pool's budget pays for, `bounds` are those of the plan.
+
+    One poll of each arm, all late by the same ratio, lengthens intervals by half of it. A pool that is never late,
+    because it has a share for itself, must still come to spend it: over its polls, planned intervals have the mean that
+    the budget pays for. A bound that holds the plan says nothing of the threshold beyond it.
+    """
     late = min(4.0, max(0.25, actual_s / max(planned_s, 0.001)))
-    return 0.5 * (POWER + 1) * math.log(late) / max(arms, 1)
+    push = 0.5 * math.log(late) + DEMAND * max(-3.0, 1 - planned_s / mean_s)
+    if (push < 0 and planned_s <= 1.01 * bounds[0]) or (push > 0 and planned_s >= 0.99 * bounds[1]):
+        return 0.0
+    return (POWER + 1) * push / max(arms, 1)
 
 
 def forecast(

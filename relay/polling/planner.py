@@ -9,7 +9,7 @@ from relay.model.cadence import Cadence
 from relay.model.hazards import Hazards
 from relay.model.lifecycle import Policy
 from relay.model.orders import OrderId, Resource, RetailerId
-from relay.model.pacing import FIRST, FIRST_AGE, Forecast, Pacing, Pool, adjustment, forecast, klass
+from relay.model.pacing import FIRST, FIRST_AGE, Forecast, Pacing, Pool, forecast, klass, stretch
 from relay.store.arms import Arms
 from relay.store.order_records import ClaimedArm, Due
 
@@ -44,7 +44,8 @@ class Planner:
         if arm.read_at_ms == 0 or started_ms <= arm.read_at_ms:
             return changed_ms
         if arm.pool.rate > 0 and arm.due_ms > arm.read_at_ms:
-            step = adjustment(arm.due_ms - arm.read_at_ms, started_ms - arm.read_at_ms, arm.pool.arms)
+            times_s = (arm.due_ms - arm.read_at_ms) / 1000, (started_ms - arm.read_at_ms) / 1000
+            step = self._pacing.adjustment(arm.pool, arm.resource, arm.stage, *times_s, self._stretch(arm.pool))
             self._learnt[arm.pool.id] = self._learnt.get(arm.pool.id, 0.0) + step
         since, until = (arm.read_at_ms - changed_ms) / 1000 / scale, (started_ms - changed_ms) / 1000 / scale
         times = [(at - changed_ms) / 1000 / scale for at in changes_ms]
@@ -64,11 +65,8 @@ class Planner:
     def _due(
         self, pool: Pool, retailer_id: RetailerId, resource: Resource, stage: str, age_s: float, phase: float
     ) -> Due:
-        credential = pool.id.partition("/")[0]
-        known = self._forecasts.get(credential)
         factor = pool.factor + self._learnt.get(pool.id, 0.0)
-        stretch = 1.0 if known is None else known.stretch
-        plan = self._pacing.plan(pool, factor, retailer_id, resource, stage, age_s, stretch)
+        plan = self._pacing.plan(pool, factor, retailer_id, resource, stage, age_s, self._stretch(pool))
         return Due(round(plan.seconds * phase * 1000), plan.klass)
 
     def same_class(self, arm: ClaimedArm) -> int:
@@ -76,6 +74,10 @@ class Planner:
         if arm.read_at_ms == 0:
             return FIRST
         return klass(max(1, arm.due_ms - arm.read_at_ms) / 1000, self.cadence.scale)
+
+    def _stretch(self, pool: Pool) -> float:
+        known = self._forecasts.get(pool.id.partition("/")[0])
+        return 1.0 if known is None else stretch(pool, known.needed)
 
     def drain(self) -> dict[str, float]:
         """What was learnt of pools' factors since the last time."""

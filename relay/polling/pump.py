@@ -33,6 +33,7 @@ from relay.polling.settler import BATCH, GATHER, Settler
 from relay.polling.verdicts import Verdicts
 from relay.store.arms import Arms
 from relay.store.bells import Bells
+from relay.store.decisions import Decisions
 from relay.store.order_records import ClaimedArm
 from relay.store.orders import Orders
 from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, Upstream
@@ -75,6 +76,7 @@ class PollPump:
         self,
         orders: Orders,
         arms: Arms,
+        decisions: Decisions,
         upstream: Upstream,
         access: AccessSource,
         bells: Bells,
@@ -95,11 +97,13 @@ class PollPump:
         self._log = structlog.get_logger("relay.polling")
         self._in_flight: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
-        self._concurrency = concurrency or Concurrency(limits.concurrency)
+        self.concurrency = concurrency or Concurrency(limits.concurrency)
         self._durations = {r: metrics.poll_duration.labels(r.value) for r in Resource}
         planner = planner or Planner(arms, policy)
         self._settler = Settler(arms, planner)
-        self._verdicts = Verdicts(orders, arms, planner, self._settler, clock=clock, policy=policy, dice=dice)
+        self._verdicts = Verdicts(
+            *(orders, arms, decisions, planner, self._settler), clock=clock, policy=policy, dice=dice
+        )
 
     @property
     def tally(self) -> Counter[str]:
@@ -125,7 +129,7 @@ class PollPump:
             await settling
 
     async def _turn(self) -> None:
-        limit = int(self._concurrency.limit)
+        limit = int(self.concurrency.limit)
         room = limit - len(self._in_flight)
         if room < max(1, min(limit, BATCH) // 2):
             self._room.clear()
@@ -147,7 +151,7 @@ class PollPump:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        limit = int(self._concurrency.limit)
+        limit = int(self.concurrency.limit)
         if len(self._in_flight) <= limit - max(1, min(limit, BATCH) // 2):
             self._room.set()
 
@@ -190,7 +194,7 @@ class PollPump:
         if fetched.refusal is not None:
             await self._refused(arm, access, fetched)
             return
-        self._concurrency.good(fetched.duration_ms / 1000, len(self._in_flight), time.monotonic())
+        self.concurrency.good(fetched.duration_ms / 1000, len(self._in_flight), time.monotonic())
         if fetched.unmodified:
             self._verdicts.unchanged(arm, started_ms)
             return
@@ -218,7 +222,7 @@ class PollPump:
     async def _refused(self, arm: ClaimedArm, access: Access, fetched: Fetched) -> None:
         assert fetched.refusal is not None
         if fetched.refusal in _OVERLOAD or fetched.status == 503:
-            self._concurrency.bad(time.monotonic())
+            self.concurrency.bad(time.monotonic())
         if fetched.refusal is Refusal.THROTTLED or (fetched.status == 503 and fetched.retry_after_s is not None):
             await self._verdicts.slow_down(arm, fetched)
         renewed = False

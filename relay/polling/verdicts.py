@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 from prometheus_client import Counter as PrometheusCounter
@@ -19,6 +20,7 @@ from relay.model.sightings import happened
 from relay.polling.planner import Planner
 from relay.polling.settler import Settler
 from relay.store.arms import Arms
+from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import ClaimedArm, Commit, Due, Settlement
 from relay.store.orders import Orders
 from relay.upstream.interface import Fetched, Refusal
@@ -36,6 +38,7 @@ class Verdicts:
         self,
         orders: Orders,
         arms: Arms,
+        decisions: Decisions,
         planner: Planner,
         settler: Settler,
         *,
@@ -45,6 +48,7 @@ class Verdicts:
     ) -> None:
         self._orders = orders
         self._arms = arms
+        self._decisions = decisions
         self._planner = planner
         self._settler = settler
         self._clock = clock
@@ -73,7 +77,14 @@ class Verdicts:
             if state is None:
                 self.count(arm, "gone")
                 return
-            step = lifecycle.observe(state, reading, now_ms=self._clock.now_ms(), policy=self._policy)
+            decided = await self._decided(arm)
+            step = lifecycle.observe(
+                state,
+                reading,
+                now_ms=self._clock.now_ms(),
+                policy=self._policy,
+                decisions={one.what: (one.content, one.given_id, one.cause) for one in decided if not one.told},
+            )
             if step is None:
                 self.count(arm, "stale")
                 changed_ms = arm.changed_ms or reading.started_ms
@@ -87,9 +98,18 @@ class Verdicts:
                 self._settler.put(Settlement(arm, due, reading.started_ms, fingerprint, validator=validator or "-"))
                 return
             if await self._commit(arm, reading, step, self._news(arm, reading, step, fingerprint, validator, state)):
+                told = [replace(one, told=True) for one in decided if one.what in step.recognised]
+                if told:
+                    await self._decisions.write(arm.retailer_id, arm.order_id, *told)
                 return
         self._log.warning("poll.contended", retailer_id=arm.retailer_id, order_id=arm.order_id)
         self.release(arm)
+
+    async def _decided(self, arm: ClaimedArm) -> list[Decision]:
+        """What the retailer had passed on to upstream and this reading may show."""
+        if arm.resource not in (Resource.ITEMS, Resource.MESSAGES):
+            return []
+        return await self._decisions.of(arm.retailer_id, arm.order_id)
 
     def _news(
         self,

@@ -24,6 +24,7 @@ Orders (a *pool* is C/R, an *arm* in it `<resource letter>/O`)
   pool:C/R               hash    x: learnt factor of the threshold, v: turns taken, turn: whose turn it is
   load:C                 hash    R -> orders that are polled, * -> all of them
   stages:C               hash    stage -> orders in it
+  done:R:O               hash    what the retailer had passed on -> JSON (store/decisions.py; expires)
   ended                  zset    R/O by the end of tracking (ms)
   budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA), gate: until
                                  when nothing is asked (ms), mint and why: until when no token is minted (ms), and its
@@ -121,6 +122,10 @@ def due(credential: str, retailer_id: str, klass: int) -> str:
 
 def claimed(credential: str, retailer_id: str) -> str:
     return f"{PREFIX}claimed:{credential}/{retailer_id}"
+
+
+def decisions(retailer_id: str, order_id: str) -> str:
+    return f"{PREFIX}done:{retailer_id}:{order_id}"
 
 
 def load(credential: str) -> str:

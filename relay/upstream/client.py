@@ -5,12 +5,11 @@ import zlib
 import httpx
 
 from relay.engine import Answer, Engine, EngineTransport, Failure
-from relay.errors import UpstreamRefused
+from relay.errors import InvalidInput, UpstreamRefused
 from relay.model import json_values
 from relay.model.orders import JsonObject, OrderId, Resource
 from relay.model.retries import retry_after_s
-from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer
-from relay.upstream.specification import Specification, error_text
+from relay.upstream.interface import Access, Dialect, Fetched, Refusal, UnusableAnswer
 
 #: Bytes of an answer that are accepted; more is malformed. An order of 500 items with replacements has 150 kB.
 ANSWER_LIMIT = 8 * 1024 * 1024
@@ -28,7 +27,7 @@ _REFUSALS = {
 class HttpUpstream:
     """`Upstream` over HTTP. Nothing is repeated here: a poll falls due again, a write is the retailer's."""
 
-    def __init__(self, base_url: str, engine: Engine, dialect: Specification, *, limit: int = ANSWER_LIMIT) -> None:
+    def __init__(self, base_url: str, engine: Engine, dialect: Dialect, *, limit: int = ANSWER_LIMIT) -> None:
         self._base = base_url.rstrip("/")
         self._engine = engine
         self._dialect = dialect
@@ -77,28 +76,39 @@ class HttpUpstream:
         return Fetched(resource, 200, body, duration_ms=answer.duration_ms, validator=_validator(answer))
 
     def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
-        return self._dialect.parse(resource, raw)
+        return self._dialect.parse(resource, raw, order_id=order_id)
 
-    async def decide_replacement(self, access: Access, order_id: OrderId, item_id: str, status: str) -> JsonObject:
-        return await self._write(access, "PUT", self._dialect.replacement_path(order_id, item_id), {"status": status})
+    def check_decision(self, status: str, alternative: JsonObject | None) -> None:
+        self._dialect.replacement_body(status, alternative)
+
+    async def decide_replacement(
+        self, access: Access, order_id: OrderId, item_id: str, status: str, alternative: JsonObject | None = None
+    ) -> JsonObject:
+        body = self._dialect.replacement_body(status, alternative)
+        return await self._write(access, "PUT", self._dialect.replacement_path(order_id, item_id), body)
 
     async def send_message(self, access: Access, order_id: OrderId, body: str) -> JsonObject:
-        return await self._write(access, "POST", self._dialect.path(order_id, Resource.MESSAGES), {"body": body})
+        path = self._dialect.path(order_id, Resource.MESSAGES)
+        return await self._write(access, "POST", path, self._dialect.message_body(body))
 
     async def _write(self, access: Access, method: str, path: str, body: JsonObject) -> JsonObject:
         headers = {**self._prepared(access), "content-type": "application/json", "accept-encoding": "identity"}
         try:
             response = await self._http.request(method, path, content=json_values.encode(body), headers=headers)
-        except httpx.TransportError as error:
+        except httpx.ConnectError as error:
             raise UpstreamRefused(
-                f"no answer from upstream: {error}", status=None, code="upstream_unreachable"
+                f"upstream cannot be reached: {error}", status=None, code="upstream_unreachable"
             ) from None
-        if response.status_code != 200:
-            text = error_text(response.content) or f"upstream answered {response.status_code}"
-            raise UpstreamRefused(text, status=response.status_code)
+        except httpx.TransportError as error:
+            detail = f"no answer from upstream ({type(error).__name__}); whether it was done will show in the order"
+            raise UpstreamRefused(detail, status=None, code="outcome_unknown") from None
+        if response.status_code not in (200, 201, 204):
+            text, code = self._dialect.refusal(response.status_code, response.content)
+            wait = retry_after_s(response.headers.get("retry-after"), 0) if "retry-after" in response.headers else None
+            raise UpstreamRefused(text, status=response.status_code, code=code, retry_after_s=wait)
         try:
             value = json_values.decode(response.content) if response.content else {}
-        except Exception:
+        except InvalidInput:
             raise UnusableAnswer(Refusal.MALFORMED, "the answer to a write is not JSON") from None
         return value if isinstance(value, dict) else {}
 
@@ -111,6 +121,7 @@ class HttpUpstream:
                 "authorization": f"Bearer {access.token}",
                 "accept": "application/json",
                 "accept-encoding": "gzip",
+                **self._dialect.headers,
             }
             self._headers[access.token] = headers
         return headers

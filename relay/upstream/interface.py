@@ -1,6 +1,7 @@
 """What the relay needs of an upstream, whatever dialect it speaks."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,8 +58,38 @@ class UnusableAnswer(Exception):
         self.detail = detail
 
 
+class Dialect(Protocol):
+    """How an upstream spells paths, bodies and answers. `resources` are those it has, `required` those that make a
+    first complete reading; `headers` go with every request."""
+
+    @property
+    def resources(self) -> tuple[Resource, ...]: ...
+    @property
+    def required(self) -> tuple[Resource, ...]: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def path(self, order_id: OrderId, resource: Resource) -> str: ...
+
+    def replacement_path(self, order_id: OrderId, item_id: str) -> str: ...
+
+    def replacement_body(self, status: str, alternative: JsonObject | None) -> JsonObject:
+        """Raises InvalidInput for what cannot be said."""
+        ...
+
+    def message_body(self, body: str) -> JsonObject: ...
+
+    def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
+        """The answer in the specification's names, with nothing dropped. Raises UnusableAnswer."""
+        ...
+
+    def refusal(self, status: int, raw: bytes) -> tuple[str, str]:
+        """A short text and a stable code for a write that was refused."""
+        ...
+
+
 class Upstream(Protocol):
-    """The five operations of the specification."""
+    """The operations that the relay needs."""
 
     async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
         """Read one resource, if it changed since the answer with that validator. Never raises for what upstream or the
@@ -69,8 +100,15 @@ class Upstream(Protocol):
         """The answer as a value with nothing dropped. Raises UnusableAnswer."""
         ...
 
-    async def decide_replacement(self, access: Access, order_id: OrderId, item_id: str, status: str) -> JsonObject:
-        """Pass on APPROVED or REJECTED. Raises UpstreamRefused; never repeated on our own account."""
+    def check_decision(self, status: str, alternative: JsonObject | None) -> None:
+        """Raises InvalidInput for what this upstream cannot be told."""
+        ...
+
+    async def decide_replacement(
+        self, access: Access, order_id: OrderId, item_id: str, status: str, alternative: JsonObject | None = None
+    ) -> JsonObject:
+        """Pass on APPROVED or REJECTED, with something else to get instead. Raises UpstreamRefused; never repeated on
+        our own account."""
         ...
 
     async def send_message(self, access: Access, order_id: OrderId, body: str) -> JsonObject:

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from relay.errors import InvalidInput
+from relay.errors import InvalidInput, Problem
 from relay.model import json_values
-from relay.model.orders import JsonObject, OrderId, Resource
+from relay.model.orders import RESOURCES, JsonObject, OrderId, Resource
 from relay.upstream.interface import Refusal, UnusableAnswer
 
 PREFIX = "/v2/post_checkout"
@@ -89,7 +89,17 @@ _KNOWN = set(Handling.__struct_fields__)
 
 
 class Specification:
-    """Paths and parsing of the specification's dialect."""
+    """Paths, bodies and parsing of the specification's dialect. `any_order`: handling may be that of another order, as
+    a mock's is."""
+
+    resources = required = RESOURCES
+
+    def __init__(self, *, any_order: bool = False) -> None:
+        self._any_order = any_order
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
 
     def path(self, order_id: OrderId, resource: Resource) -> str:
         """The path of a resource; ids are one segment each, whatever they hold."""
@@ -101,7 +111,25 @@ class Specification:
     def replacement_path(self, order_id: OrderId, item_id: str) -> str:
         return f"{PREFIX}/orders/{quote(order_id, safe='')}/items/{quote(item_id, safe='')}/replacement"
 
-    def parse(self, resource: Resource, raw: bytes) -> JsonObject:
+    def replacement_body(self, status: str, alternative: JsonObject | None) -> JsonObject:
+        """ReplacementDecisionRequest. Raises InvalidInput: it knows no alternative item."""
+        if alternative is not None:
+            detail = "this upstream's dialect has no alternative_item"
+            raise InvalidInput(
+                detail, code="not_supported", problems=[Problem("/alternative_item", "not_supported", detail)]
+            )
+        return {"status": status}
+
+    def message_body(self, body: str) -> JsonObject:
+        """SendMessageRequest."""
+        return {"body": body}
+
+    def refusal(self, status: int, raw: bytes) -> tuple[str, str]:
+        """A short text and a stable code for an answer that refuses a write. Error bodies hold no code: the status says
+        it all (responses of updateItemReplacement and sendChatMessage)."""
+        return error_text(raw) or f"upstream answered {status}", refusal_code(status)
+
+    def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
         """The whole answer, checked. Raises UnusableAnswer for what is no state of an order."""
         try:
             value = json_values.decode(raw)
@@ -120,7 +148,28 @@ class Specification:
             msgspec.convert(value, _SHAPES[resource])
         except msgspec.ValidationError as error:
             raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: {error}") from None
+        if resource is Resource.HANDLING and not self._any_order:
+            named = value.get("order_id")
+            if named is not None and str(named) != order_id:
+                raise UnusableAnswer(Refusal.NONSENSE, "handling: another order's")
         return value
+
+
+#: What a refused write is called, by upstream's status.
+_CODES = {
+    400: "upstream_rejected",
+    401: "upstream_unauthorized",
+    403: "upstream_forbidden",
+    404: "upstream_not_found",
+    409: "upstream_rejected",
+    422: "upstream_rejected",
+    429: "upstream_busy",
+}
+
+
+def refusal_code(status: int) -> str:
+    """A stable code by status; where it is not certain that nothing was done, it says so."""
+    return _CODES.get(status) or ("outcome_unknown" if status >= 500 else "upstream_rejected")
 
 
 def error_text(raw: bytes) -> str:

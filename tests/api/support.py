@@ -16,11 +16,13 @@ from relay.api.app import create_app
 from relay.api.deps import Deps
 from relay.errors import UpstreamRefused
 from relay.guard import Guard, GuardedEngine
+from relay.model.changes import Cause
 from relay.model.orders import JsonObject, OrderId, RetailerId
 from relay.model.targets import Allow
 from relay.resolver import Resolver
 from relay.sender import Sender
 from relay.settings import load
+from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.audit import AuditLog
 from relay.store.deliveries import Deliveries
@@ -49,16 +51,25 @@ class RecordedActions:
 
     passed: list[tuple[str, ...]] = field(default_factory=list)
     refusal: UpstreamRefused | None = None
+    causes: list[Cause] = field(default_factory=list)
 
     async def decide_replacement(
-        self, retailer_id: RetailerId, order_id: OrderId, item_id: str, status: str
+        self,
+        retailer_id: RetailerId,
+        order_id: OrderId,
+        item_id: str,
+        status: str,
+        cause: Cause,
+        alternative: JsonObject | None,
     ) -> JsonObject:
-        self.passed.append((retailer_id, order_id, item_id, status))
+        self.causes.append(cause)
+        self.passed.append((retailer_id, order_id, item_id, status, *(alternative or {})))
         if self.refusal is not None:
             raise self.refusal
         return {"id": item_id, "replacement_status": status}
 
-    async def send_message(self, retailer_id: RetailerId, order_id: OrderId, body: str) -> JsonObject:
+    async def send_message(self, retailer_id: RetailerId, order_id: OrderId, body: str, cause: Cause) -> JsonObject:
+        self.causes.append(cause)
         self.passed.append((retailer_id, order_id, body))
         if self.refusal is not None:
             raise self.refusal
@@ -145,6 +156,7 @@ def driven(
                 settings=settings,
                 db=db,
                 orders=Orders(db, vault),
+                arms=Arms(db),
                 log=Log(db),
                 subscriptions=Subscriptions(db, vault),
                 retailers=Retailers(db, vault, ADMIN),

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from relay.errors import NotFound, UpstreamRefused
+from relay.errors import Conflict, NotFound
+from relay.model.changes import Cause
 from relay.model.orders import OrderId
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.store import keys
@@ -18,6 +19,8 @@ from relay.upstream.tokens import Credential, TokenRefused, Tokens
 from relay.vault import Vault
 from tests.support.api import open_app
 from tests.support.rig import serving
+
+CAUSE = Cause("key_1", "req_1", "2026-11-24T12:00:00.000Z")
 
 
 def test_a_decision_and_a_message_reach_upstream_once(redis_url: str, master_keys: str) -> None:
@@ -32,16 +35,17 @@ def test_a_decision_and_a_message_reach_upstream_once(redis_url: str, master_key
                 relay.retailer_id, [Registration(OrderId("o-9"), "ada")], credential=keys.SHARED_CREDENTIAL
             )
 
-            done = await relay.actions.decide_replacement(relay.retailer_id, OrderId("o-9"), item["id"], "APPROVED")
-            said = await relay.actions.send_message(relay.retailer_id, OrderId("o-9"), "Thank you!")
+            done = await relay.actions.decide_replacement(
+                relay.retailer_id, OrderId("o-9"), item["id"], "APPROVED", CAUSE
+            )
+            said = await relay.actions.send_message(relay.retailer_id, OrderId("o-9"), "Thank you!", CAUSE)
 
             assert done == {"id": item["id"], "replacement_status": "APPROVED"}
             assert said["body"] == "Thank you!"
-            with pytest.raises(UpstreamRefused) as again:
-                await relay.actions.decide_replacement(relay.retailer_id, OrderId("o-9"), item["id"], "REJECTED")
-            assert again.value.status == 400
+            with pytest.raises(Conflict, match="APPROVED"):
+                await relay.actions.decide_replacement(relay.retailer_id, OrderId("o-9"), item["id"], "REJECTED", CAUSE)
             with pytest.raises(NotFound):
-                await relay.actions.send_message(relay.retailer_id, OrderId("o-0"), "Hello?")
+                await relay.actions.send_message(relay.retailer_id, OrderId("o-0"), "Hello?", CAUSE)
 
     asyncio.run(main())
 

@@ -12,6 +12,7 @@ import pytest
 
 from relay.model.cadence import Cadence
 from relay.model.lifecycle import Policy
+from relay.upstream.specification import Specification
 from tests.support.node import install
 from tests.support.rig import eventually, open_rig
 
@@ -49,7 +50,8 @@ async def watch(redis_url: str, url: str) -> None:
         names = [f"o-{number}" for number in range(8)]
         await rig.subscribe()
         await rig.track(*names)
-        pump = rig.poll(Policy(Cadence(scale=0.01, floor=0.15), confirm_after_ms=300))
+        policy = Policy(Cadence(scale=0.01, floor=0.15), confirm_after_ms=300)
+        pump = rig.poll(policy, dialect=Specification(any_order=True))
         rig.deliver()
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:

@@ -59,10 +59,15 @@ def test_a_budget_cut_by_ten_takes_effect_at_once() -> None:
 
 
 def test_lateness_lengthens_intervals_and_earliness_shortens_them() -> None:
-    assert adjustment(10, 20, 100) > 0 > adjustment(10, 5, 100)
-    assert adjustment(10, 1e9, 100) == adjustment(10, 40, 100)  # one very late poll does not carry all away
-    factor = sum(adjustment(10, 20, 100) for _ in range(100))
-    assert factor == pytest.approx(0.5 * (POWER + 1) * 0.6931, rel=1e-3)
+    def step(planned: float, actual: float, mean: float = 10.0) -> float:
+        return adjustment(planned, actual, mean, 100, (2.0, 100.0))
+
+    assert step(10, 20) > 0 > step(10, 5)
+    assert step(10, 1e9) == step(10, 40)  # one very late poll does not carry all away
+    assert sum(step(10, 20) for _ in range(100)) == pytest.approx(0.5 * (POWER + 1) * 0.6931, rel=1e-3)
+    assert step(10, 10) == 0
+    assert step(20, 20) < 0 < step(5, 5)  # what the budget pays for comes to be spent, and no more
+    assert step(2, 1) == step(100, 200) == 0  # the bounds hold, not the threshold
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=50))

@@ -106,6 +106,23 @@ async def _has(rig: Any, *types: str) -> bool:
     return set(types) <= {event["type"] for event in await rig.events()}
 
 
+def test_another_orders_data_is_refused(redis_url: str) -> None:
+    async def main() -> None:
+        upstream = Answers()
+        async with open_rig(redis_url, upstream) as rig:
+            await rig.track("o-1")
+            rig.poll()
+            await eventually(rig.events)
+            before = await rig.state()
+            upstream.handling = Answer({"order_id": "o-2", "status": "delivered"})
+            trouble = await eventually(lambda: _trouble(rig))
+
+            assert (trouble.code, trouble.detail) == ("nonsense", "handling: another order's")
+            assert (await rig.state()).snapshot == before.snapshot
+
+    run(main())
+
+
 def test_changes_of_all_kinds_unknown_ones_too_become_events_and_the_fold_agrees(redis_url: str) -> None:
     async def main() -> None:
         upstream = Answers()
@@ -218,14 +235,14 @@ def test_a_lasting_refusal_suspends_tracking_and_a_good_answer_resumes_it(redis_
 
 def test_two_pumps_never_commit_twice(redis_url: str) -> None:
     async def main() -> None:
-        upstream = Answers()
+        upstream = Answers(handling=Answer({"status": "brand_new"}))
         async with open_rig(redis_url, upstream) as rig:
             names = [f"o-{number}" for number in range(40)]
             await rig.track(*names)
             first, second = rig.poll(), rig.poll()
             await eventually(lambda: _count(rig, 40))
             for status in ("staging", "delivering", "picking", "staging"):
-                upstream.handling = Answer({"order_id": "o-1", "status": status})
+                upstream.handling = Answer({"status": status})
                 await eventually(partial(_all_in, rig, names, status))
             await rig.stop()
 
@@ -253,7 +270,7 @@ async def _all_in(rig: Any, names: list[str], status: str) -> bool:
 
 def test_an_unchanged_poll_costs_a_small_part_of_a_round_trip(redis_url: str) -> None:
     async def main() -> None:
-        async with open_rig(redis_url) as rig:
+        async with open_rig(redis_url, Answers(handling=Answer({"status": "picking"}))) as rig:
             await rig.track(*(f"o-{number}" for number in range(150)))
             pump = rig.poll()
             await eventually(lambda: _count(rig, 150))

@@ -8,14 +8,16 @@ from typing import Any
 import httpx
 
 from relay.access import TokenBroker, credential_source
+from relay.actions import Actions
 from relay.engine import EngineTransport, FastEngine
 from relay.model.orders import RetailerId
 from relay.settings import Settings
+from relay.store.arms import Arms
+from relay.store.decisions import Decisions
 from relay.store.orders import Orders
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.tokens import StoredTokens
-from relay.tracking import Actions
 from relay.upstream.client import HttpUpstream
 from relay.upstream.specification import Specification
 from relay.upstream.tokens import Tokens
@@ -47,7 +49,7 @@ async def open_app(redis_url: str, master_keys: str, upstream_url: str) -> Async
         broker = TokenBroker(orders, tokens, credential_source(settings, retailers))
         upstream = HttpUpstream(upstream_url, engine, Specification())
         retailer = await retailers.create("Test", upstream=None, budget=None, limits={})
-        yield App(orders, Actions(orders, upstream, broker), retailer.id, http)
+        yield App(orders, Actions(orders, Arms(db), Decisions(db), upstream, broker), retailer.id, http)
         await upstream.aclose()
     await engine.aclose()
     await db.aclose()

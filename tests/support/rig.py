@@ -33,6 +33,7 @@ from relay.serving import serve
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
+from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Account, Ledger
 from relay.store.log import Log
@@ -44,6 +45,7 @@ from relay.store.retailers import Retailers
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
+from relay.upstream.interface import Dialect
 from relay.upstream.specification import Specification
 from relay.upstream.tokens import Credential, Tokens
 from relay.vault import Vault, generate_master_key, parse_master_keys
@@ -136,13 +138,22 @@ class Rig:
             self.retailer_id, configuration, keyring=Keyring.new(secret), start="0-0"
         )
 
-    def poll(self, policy: Policy = POLICY, limits: PollLimits | None = None) -> PollPump:
+    def poll(
+        self, policy: Policy = POLICY, limits: PollLimits | None = None, dialect: Dialect | None = None
+    ) -> PollPump:
         """Start a poll pump."""
-        upstream = HttpUpstream(self.upstream_url, self.engine, Specification())
+        upstream = HttpUpstream(self.upstream_url, self.engine, dialect or Specification())
         tokens = Tokens(httpx.AsyncClient(base_url=self.upstream_url), StoredTokens(self.db, self.vault))
         broker = TokenBroker(self.orders, tokens, NoMinting().find)
         pump = PollPump(
-            *(self.orders, self.arms, upstream, broker, Bells(self.db)),
+            *(
+                self.orders,
+                Arms(self.db, scale=policy.cadence.scale),
+                Decisions(self.db),
+                upstream,
+                broker,
+                Bells(self.db),
+            ),
             clock=Clock(),
             policy=policy,
             limits=limits or PollLimits(lease_ms=2_000, drain_s=1.0),
@@ -247,8 +258,8 @@ class Answer:
 class Answers:
     """An upstream that answers what a test says: per resource, for every order; `misbehaviour` comes before it."""
 
-    def __init__(self) -> None:
-        self.handling = Answer({"order_id": "o-1", "status": "picking"})
+    def __init__(self, handling: Answer | None = None) -> None:
+        self.handling = handling or Answer({"order_id": "o-1", "status": "picking"})
         self.items = Answer({"items": [{"id": "i-1", "quantity": 1, "status": "pending"}]})
         self.messages = Answer({"messages": []})
         self.misbehaviour: dict[str, Answer] = {}

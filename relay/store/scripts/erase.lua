@@ -8,7 +8,7 @@ if not credential then
 end
 drop_arms(credential, ARGV[1], ARGV[2])
 census(credential, ARGV[1], counted_stage(tracking, status), false)
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], P .. 'done:' .. ARGV[1] .. ':' .. ARGV[2])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', P .. 'ended', ARGV[1] .. '/' .. ARGV[2])
 return 1

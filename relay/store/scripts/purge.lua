@@ -10,7 +10,7 @@ if not credential and #trail == 0 then
   return -1
 end
 -- The first write frees memory: a full Redis purges too.
-redis.call('DEL', KEYS[1], KEYS[3], unpack(ARGV, 3))
+redis.call('DEL', KEYS[1], KEYS[3], P .. 'done:' .. retailer .. ':' .. order, unpack(ARGV, 3))
 if credential then
   drop_arms(credential, retailer, order)
   census(credential, retailer, counted_stage(tracking, status), false)

@@ -1,0 +1,178 @@
+"""The retailer's decisions, passed on to upstream with the user's token. Never sent twice on our own account."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import structlog
+
+from relay import metrics
+from relay.access import AccessRefused, TokenBroker
+from relay.errors import Conflict, NotFound, RateLimited, UpstreamRefused
+from relay.model.changes import Cause, keyed
+from relay.model.orders import TERMINAL_STATUSES, JsonObject, OrderId, OrderState, Resource, RetailerId, Tracking
+from relay.store.arms import Arms
+from relay.store.decisions import Decision, Decisions
+from relay.store.order_records import TokenOwner
+from relay.store.orders import Orders
+from relay.upstream.interface import Access, UnusableAnswer, Upstream
+
+#: How long a write may wait for its turn in the credential's budget (ms).
+PATIENCE_MS = 5_000
+#: Statuses of upstream's answer after which it is certain that nothing was done.
+_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
+
+Send = Callable[[Access], Awaitable[JsonObject]]
+
+
+class Actions:
+    def __init__(
+        self, orders: Orders, arms: Arms, decisions: Decisions, upstream: Upstream, broker: TokenBroker
+    ) -> None:
+        self._orders = orders
+        self._arms = arms
+        self._decisions = decisions
+        self._upstream = upstream
+        self._broker = broker
+        self._log = structlog.get_logger("relay.actions")
+
+    async def decide_replacement(
+        self,
+        retailer_id: RetailerId,
+        order_id: OrderId,
+        item_id: str,
+        status: str,
+        cause: Cause,
+        alternative: JsonObject | None = None,
+    ) -> JsonObject:
+        """Approve or reject a replacement; `alternative` asks for something else instead (live dialect). The resulting
+        change is polled at once. The same decision again is answered as the first time, without sending it.
+
+        Raises NotFound, Conflict (`tracking_ended`, `order_over`, `already_decided`, `nothing_to_decide`), RateLimited
+        (`upstream_busy`), UpstreamRefused.
+        """
+        state = await self._state(retailer_id, order_id)
+        name = f"replacement/{item_id}"
+        known = {one.what: one for one in await self._decisions.of(retailer_id, order_id)}.get(name)
+        item = keyed((state.snapshot.items or {}).get("items")).get(item_id)
+        if known is not None and known.told and item is not None and item.get("replacement_status") == "PENDING":
+            await self._decisions.drop(retailer_id, order_id, name)  # that one is over: here is another suggestion
+        elif known is not None and known.answer is not None:
+            if known.content == status:
+                return known.answer
+            raise Conflict(f"this was decided: {known.content}; a decision is final", code="already_decided")
+        _decidable(state, item)
+        self._upstream.check_decision(status, alternative)
+        decision = Decision(name, status, cause)
+
+        async def send(access: Access) -> JsonObject:
+            return await self._upstream.decide_replacement(access, order_id, item_id, status, alternative)
+
+        return await self._pass_on(retailer_id, order_id, decision, send, "replacement")
+
+    async def send_message(self, retailer_id: RetailerId, order_id: OrderId, body: str, cause: Cause) -> JsonObject:
+        """Send a chat message as the customer. The resulting change is polled at once. Raises as above, and Conflict
+        (`chat_unavailable`) where upstream does not show the chat."""
+        state = await self._state(retailer_id, order_id)
+        if Resource.MESSAGES in state.off:
+            raise Conflict("upstream keeps the chat of this order to itself", code="chat_unavailable")
+        decision = Decision(f"message/{cause.request_id}/{time.time_ns()}", body, cause)
+
+        async def send(access: Access) -> JsonObject:
+            return await self._upstream.send_message(access, order_id, body)
+
+        return await self._pass_on(retailer_id, order_id, decision, send, "message")
+
+    async def _state(self, retailer_id: RetailerId, order_id: OrderId) -> OrderState:
+        state = await self._orders.load_state(retailer_id, order_id)
+        if state is None:
+            raise NotFound("no such order")
+        if state.tracking is Tracking.ENDED:
+            raise Conflict("tracking of this order has ended", code="tracking_ended")
+        return state
+
+    async def _pass_on(
+        self, retailer_id: RetailerId, order_id: OrderId, decision: Decision, send: Send, kind: str
+    ) -> JsonObject:
+        """Write down, send once, write down what came of it, look at once. A crash leaves the first note behind: the
+        change is then still recognised, and nothing is sent again."""
+        owner = await self._orders.owner(retailer_id, order_id)
+        if owner is None:
+            raise NotFound("no such order")
+        access = await self._access(owner)
+        await self._wait_for_turn(owner.credential)
+        if not await self._decisions.begin(retailer_id, order_id, decision):
+            detail = "this is on its way to upstream, or its outcome is not known yet; look at the order"
+            raise Conflict(detail, code="in_progress")
+        try:
+            answer = await self._send(owner, access, send)
+        except UpstreamRefused as error:
+            metrics.actions.labels(kind, error.code).inc()
+            if error.status == 429:
+                await self._arms.throttle(owner.credential, error.retry_after_s)
+            if error.status in _REFUSED or error.code == "upstream_unreachable":
+                await self._decisions.drop(retailer_id, order_id, decision.what)
+            else:
+                await self._orders.refresh(retailer_id, order_id)  # to see whether it arrived
+            raise
+        metrics.actions.labels(kind, "accepted").inc()
+        await self._decisions.write(retailer_id, order_id, replace(decision, answer=answer))
+        await self._orders.refresh(retailer_id, order_id)
+        self._log.info(
+            "action.passed_on", kind=kind, retailer_id=retailer_id, order_id=order_id, key_id=decision.cause.key_id
+        )
+        return answer
+
+    async def _send(self, owner: TokenOwner, access: Access, send: Send) -> JsonObject:
+        """Once; a second time only after a 401, which says that nothing was done, and with another token."""
+        try:
+            return await _told(send(access))
+        except UpstreamRefused as error:
+            if error.status != 401:
+                raise
+            renewed = await self._renewed(owner, access)
+            if renewed is None:
+                raise
+        await self._wait_for_turn(owner.credential)
+        return await _told(send(renewed))
+
+    async def _renewed(self, owner: TokenOwner, access: Access) -> Access | None:
+        try:
+            return await self._broker.renewed(owner, access)
+        except AccessRefused:
+            return None
+
+    async def _wait_for_turn(self, credential: str) -> None:
+        """A write is a request like any other: the budget pays for it."""
+        wait_ms = await self._arms.spend(credential, within_ms=PATIENCE_MS)
+        if wait_ms is None:
+            raise RateLimited(
+                "upstream asked for a pause, or its budget is spent; try again", retry_after_s=5, code="upstream_busy"
+            )
+        await asyncio.sleep(wait_ms / 1000)
+
+    async def _access(self, owner: TokenOwner) -> Access:
+        try:
+            return await self._broker.access(owner)
+        except AccessRefused as error:
+            raise UpstreamRefused(error.detail, status=401, code=error.code) from None
+
+
+def _decidable(state: OrderState, item: JsonObject | None) -> None:
+    """Refuse only what is certain: upstream may know of a replacement that no poll has seen yet."""
+    if state.snapshot.status in TERMINAL_STATUSES:
+        raise Conflict("the order is over; what was suggested has been bought or refunded", code="order_over")
+    decided = item.get("replacement_status") if item is not None else None
+    if decided in ("APPROVED", "REJECTED"):
+        raise Conflict(f"this was decided: {decided}; a decision is final", code="already_decided")
+    if item is not None and item.get("status") == "refunded":
+        raise Conflict("the item was refunded: there is nothing to decide", code="nothing_to_decide")
+
+
+async def _told(sending: Awaitable[JsonObject]) -> JsonObject:
+    try:
+        return await sending
+    except UnusableAnswer as error:
+        detail = f"upstream's answer cannot be read: {error.detail}; whether it was done will show in the order"
+        raise UpstreamRefused(detail, status=200, code="outcome_unknown") from None
