@@ -151,6 +151,7 @@ class _Demo:
             "RELAY_POLL_SCALE": f"{max(1 / options.speed, 0.0005):.6f}",
             "RELAY_POLL_FLOOR": f"{floor_ms}ms",
             "RELAY_CONFIRM_AFTER": "500ms",
+            "RELAY_LATE_CHAT": f"{max(0.5, 300 / options.speed):.1f}s",
             "RELAY_UPSTREAM_TIMEOUT": "2s",
             "RELAY_RETRY_SCHEDULE": "500ms,1s,2s",
             "RELAY_LEASE": "5s",

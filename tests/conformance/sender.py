@@ -97,6 +97,7 @@ def started(folder: Path) -> Iterator[Relay]:
         "DELIVERY_TIMEOUT": "1s",
         "POLL_SCALE": "0.01",
         "POLL_FLOOR": "100ms",
+        "LATE_CHAT": "500ms",
         "LOG_LEVEL": "error",
     }
     environment |= {f"RELAY_{name}": value for name, value in settings.items()}

@@ -139,12 +139,16 @@ class Rig:
         )
 
     def poll(
-        self, policy: Policy = POLICY, limits: PollLimits | None = None, dialect: Dialect | None = None
+        self,
+        policy: Policy = POLICY,
+        limits: PollLimits | None = None,
+        dialect: Dialect | None = None,
+        broker: TokenBroker | None = None,
     ) -> PollPump:
         """Start a poll pump."""
         upstream = HttpUpstream(self.upstream_url, self.engine, dialect or Specification())
         tokens = Tokens(httpx.AsyncClient(base_url=self.upstream_url), StoredTokens(self.db, self.vault))
-        broker = TokenBroker(self.orders, tokens, NoMinting().find)
+        broker = broker or TokenBroker(self.orders, tokens, NoMinting().find)
         pump = PollPump(
             *(
                 self.orders,

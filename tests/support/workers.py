@@ -23,6 +23,7 @@ class Workers:
             "RELAY_POLL_SCALE": "0.002",
             "RELAY_POLL_FLOOR": "100ms",
             "RELAY_CONFIRM_AFTER": "200ms",
+            "RELAY_LATE_CHAT": "300ms",
             "RELAY_UPSTREAM_TIMEOUT": "2s",
             "RELAY_RETRY_SCHEDULE": "200ms,500ms",
             "RELAY_METRICS_PORT": "0",

@@ -1,0 +1,140 @@
+"""Tokens and credentials under a running pump: revoked, mended, the endpoint down; and what the API says of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from relay.access import TokenBroker
+from relay.model.orders import OrderId, Tracking
+from relay.polling.outlook import look
+from relay.simulator.app import Simulator, SimulatorConfig
+from relay.simulator.faults import parse
+from relay.store.order_records import Registration
+from relay.store.tokens import StoredTokens
+from relay.upstream import tokens as tokens_module
+from relay.upstream.tokens import Credential, Tokens
+from tests.support.rig import POLICY, Rig, eventually, open_rig
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 60))
+
+
+class Keys:
+    """The credential as it stands: a test changes its secret."""
+
+    def __init__(self) -> None:
+        self.secret = "sim-secret"
+
+    async def find(self, credential_id: str) -> Credential | None:
+        return Credential(credential_id, "sim-client", self.secret)
+
+
+@asynccontextmanager
+async def polling(rig: Rig, keys: Keys, users: int) -> AsyncIterator[Any]:
+    """A pump over orders whose tokens are minted."""
+    async with httpx.AsyncClient(base_url=rig.upstream_url, trust_env=False) as http:
+        tokens = Tokens(http, StoredTokens(rig.db, rig.vault))
+        wanted = [Registration(OrderId(f"o-{n + 1}"), f"user-{n + 1}") for n in range(users)]
+        await rig.orders.register(rig.retailer_id, wanted, credential="shared")
+        pump = rig.poll(POLICY, broker=TokenBroker(rig.orders, tokens, keys.find))
+        try:
+            yield pump
+        finally:
+            await rig.stop()
+
+
+async def started(rig: Rig, count: int) -> bool:
+    return len([event for event in await rig.events() if event["type"] == "order.tracking_started"]) == count
+
+
+async def suspended(rig: Rig) -> int:
+    return len([event for event in await rig.events() if event["type"] == "order.tracking_suspended"])
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "PAUSES", {"credential_refused": (0.3, 1.0), "token_endpoint": (0.2, 0.5)})
+    monkeypatch.setattr(tokens_module, "BACK_OFF", 0.2)
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_revoked_credential_pauses_itself_and_not_each_order(redis_url: str) -> None:
+    async def main() -> None:
+        simulator = Simulator(SimulatorConfig(orders=8, speed=0.001))
+        async with open_rig(redis_url, simulator.app) as rig:
+            keys = Keys()
+            async with polling(rig, keys, 8) as pump:
+                await eventually(lambda: started(rig, 8))
+                keys.secret = "revoked"
+                simulator.tokens.expire()
+
+                async def refused() -> bool:
+                    load = (await look(rig.arms, POLICY, "shared")).load
+                    return load.why == "credential_refused" and load.mint_ms > await rig.db.now_ms()
+
+                await eventually(refused)
+                # While it is paused, arms wait and ask nothing, and mints are few.
+                asked, minted = simulator.traffic.total, pump.tally["credential_refused"]
+                await eventually(lambda: pump.tally["credential_refused"] > minted, within=20)
+                assert simulator.traffic.total - asked < 8 * 3 + 10
+                assert await suspended(rig) == 0
+                keys.secret = "sim-secret"
+
+                async def accepted() -> bool:
+                    load = (await look(rig.arms, POLICY, "shared")).load
+                    unchanged = pump.tally["unchanged"]
+                    return load.why == "" and unchanged > 0
+
+                await eventually(accepted, within=20)
+                count = pump.tally["unchanged"]
+                await eventually(lambda: pump.tally["unchanged"] > count + 24, within=20)
+                states = [await rig.state(f"o-{n + 1}") for n in range(8)]
+                assert {state.tracking for state in states} == {Tracking.ACTIVE}
+
+    run(main())
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_token_endpoint_that_is_down_stops_only_who_has_no_token(redis_url: str) -> None:
+    async def main() -> None:
+        simulator = Simulator(SimulatorConfig(orders=4, speed=0.001))
+        async with open_rig(redis_url, simulator.app) as rig, polling(rig, Keys(), 2) as pump:
+            await eventually(lambda: started(rig, 2))
+            simulator.faults.add(parse("503:1:resource=token"), simulator.clock.now().wall)
+            late = [Registration(OrderId(f"o-{n}"), f"user-{n}") for n in (3, 4)]
+            await rig.orders.register(rig.retailer_id, late, credential="shared")
+            await eventually(lambda: pump.tally["token_endpoint"] > 0)
+            count = pump.tally["unchanged"]
+            await eventually(lambda: pump.tally["unchanged"] > count + 20)  # those with tokens go on
+            assert await started(rig, 2)
+            simulator.faults.clear()
+            await eventually(lambda: started(rig, 4), within=20)
+            assert await suspended(rig) == 0
+
+    run(main())
+
+
+def test_one_renewal_on_401_and_it_is_paid_for(redis_url: str) -> None:
+    async def main() -> None:
+        simulator = Simulator(SimulatorConfig(orders=1, speed=0.001))
+        async with open_rig(redis_url, simulator.app) as rig, polling(rig, Keys(), 1) as pump:
+            await eventually(lambda: started(rig, 1))
+            before = pump.tally["unauthorized"]
+            simulator.tokens.expire()
+            count = pump.tally["unchanged"]
+            await eventually(lambda: pump.tally["unchanged"] > count + 10)
+            polls = sum(pump.tally.values())
+            assert 1 <= pump.tally["unauthorized"] - before <= 3  # each of three arms may have been in flight
+            await rig.stop()
+            assert abs(simulator.traffic.total - sum(pump.tally.values())) <= 1
+            assert polls > 10
+            assert await suspended(rig) == 0
+
+    run(main())
