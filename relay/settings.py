@@ -114,7 +114,15 @@ TABLE: Mapping[str, Setting] = {
         _url("redis", "rediss", "redis+sentinel", "unix"), None, "the store; unset: the embedded one, where allowed"
     ),
     "upstream_url": Setting(_url("https", "http"), "https://connect.instacart.com", "the upstream API"),
-    "upstream_dialect": Setting(_choice("specification"), "specification", "how the upstream spells its answers"),
+    "upstream_dialect": Setting(
+        _choice("specification", "connect"),
+        "specification",
+        "how the upstream spells its answers",
+    ),
+    "upstream_retailer_id": Setting(str, None, "live dialect: which banner of several is meant"),
+    "upstream_language": Setting(_choice("en-US", "en-CA", "fr-CA"), None, "live dialect: language of its texts"),
+    "upstream_internal_ids": Setting(_flag, None, "live dialect: 1: ids are Instacart's own, 0: the retailer's"),
+    "upstream_location": Setting(_flag, "0", "live dialect: 1: follow the shopper's location while delivering"),
     "upstream_client_id": Setting(str, None, "upstream application of retailers that have none of their own"),
     "upstream_client_secret": Setting(str, None, "its secret", secret=True),
     "upstream_budget": Setting(_number(0.1, 100_000), None, "requests per second it may spend; unset: no limit"),
@@ -176,6 +184,10 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)
     upstream_url: str = "https://connect.instacart.com"
     upstream_dialect: str = "specification"
+    upstream_retailer_id: str | None = None
+    upstream_language: str | None = None
+    upstream_internal_ids: bool | None = None
+    upstream_location: bool = False
     upstream_client_id: str | None = None
     upstream_client_secret: str | None = field(default=None, repr=False)
     upstream_budget: float | None = None

@@ -39,7 +39,7 @@ from relay.store.sealed import check_master_keys
 from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
-from relay.upstream.specification import Specification
+from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
 
@@ -134,8 +134,9 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     token_http = httpx.AsyncClient(
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )
-    upstream = HttpUpstream(settings.upstream_url, upstream_engine, Specification())
-    orders, policy = Orders(db, vault), policy_of(settings)
+    upstream = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    policy = policy_of(settings)
+    orders = Orders(db, vault, policy.resources)
     arms = Arms(db, scale=policy.cadence.scale)
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:

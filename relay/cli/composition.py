@@ -32,7 +32,7 @@ from relay.store.sealed import check_master_keys
 from relay.store.subscriptions import Subscriptions
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
-from relay.upstream.specification import Specification
+from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
 
@@ -47,8 +47,9 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     engine, guard = FastEngine(deadline=settings.upstream_timeout), Guard(allowances(settings))
     guarded = GuardedEngine(guard, deadline=settings.delivery_timeout, proxy=settings.egress_proxy)
     http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=settings.upstream_url, trust_env=False)
-    upstream = HttpUpstream(settings.upstream_url, engine, Specification())
-    orders, retailers = Orders(db, vault), Retailers(db, vault, settings.admin_key)
+    dialect = open_dialect(settings)
+    upstream = HttpUpstream(settings.upstream_url, engine, dialect)
+    orders, retailers = Orders(db, vault, dialect.required), Retailers(db, vault, settings.admin_key)
     broker = TokenBroker(orders, Tokens(http, StoredTokens(db, vault)), credential_source(settings, retailers))
     arms = Arms(db)
     await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)

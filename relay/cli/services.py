@@ -67,6 +67,14 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--fault", action="append", default=[], metavar="SPEC", help="such as 500:0.05 or latency:200ms:0.5"
     )
+    parser.add_argument(
+        "--dialect", choices=("specification", "connect"), default="specification", help="what it speaks"
+    )
+    parser.add_argument("--redacted", action="store_true", help="connect: shopper information removal is on")
+    parser.add_argument(
+        "--validators", action="store_true", help="answers have entity tags, and 304 for who knows them"
+    )
+    parser.add_argument("--gzip", action="store_true", help="answers are compressed for who accepts it")
     parser.add_argument("--static-token", default=None, help="a bearer token that is always good")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9000, help="0: any free port (default 9000)")
@@ -223,6 +231,10 @@ def _simulator(options: argparse.Namespace) -> int:
         rate_limit=options.rate_limit,
         faults=tuple(options.fault),
         static_token=options.static_token,
+        dialect=options.dialect,
+        redacted=options.redacted,
+        validators=options.validators,
+        gzip=options.gzip,
     )
     run_simulator(config, options.host, options.port)
     return 0

@@ -26,14 +26,17 @@ from relay.simulator.scenario import draft, plan, staggered
 from relay.simulator.steps import Step, perform
 from relay.simulator.tokens import Tokens
 from relay.simulator.traffic import RateLimit, Traffic
-from relay.simulator.world import RESOURCES, Order, World
+from relay.simulator.world import HANDLING, RESOURCES, Order, World
 
 Json = Any
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """What `relay simulator` can be told. `speed` is simulated seconds a second, `rate_limit` requests a second."""
+    """What `relay simulator` can be told. `speed` is simulated seconds a second, `rate_limit` requests a second.
+
+    `dialect` is specification or connect; `redacted`: shopper information removal is on (connect only). `validators`:
+    answers have entity tags; `gzip`: they are compressed for who accepts that."""
 
     orders: int = 3
     speed: float = 60
@@ -45,6 +48,10 @@ class SimulatorConfig:
     static_token: str | None = None
     user_ids: bool = True
     token_lifetime: float = 86400
+    dialect: str = "specification"
+    redacted: bool = False
+    validators: bool = False
+    gzip: bool = False
 
     def __post_init__(self) -> None:
         if self.orders < 0:
@@ -53,6 +60,12 @@ class SimulatorConfig:
             raise InvalidInput("speed must be above 0")
         if self.rate_limit is not None and self.rate_limit <= 0:
             raise InvalidInput("rate limit must be above 0 requests per second")
+        if self.dialect not in ("specification", "connect"):
+            raise InvalidInput("the dialect is specification or connect")
+
+    @property
+    def live(self) -> bool:
+        return self.dialect == "connect"
 
 
 class Simulator:
@@ -112,6 +125,13 @@ class Simulator:
                 self._plans[order.order_id] = deque((due - (at - now.simulated), rest) for due, rest in steps)
                 break
         self._schedule(order.order_id)
+
+    def ended_for(self, order: Order) -> float | None:
+        """Simulated seconds since the order's end; None before it."""
+        if not order.ended:
+            return None
+        last = [one for one in self.world.happened if one.order_id == order.order_id and one.resource == HANDLING]
+        return self.clock.now().simulated - last[-1].simulated_at if last else None
 
     def planned(self, order_id: str) -> list[Step]:
         """What the scenario still has for an order; empty without one."""

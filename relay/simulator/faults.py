@@ -23,7 +23,9 @@ from relay.errors import InvalidInput, Problem
 from relay.simulator.world import RESOURCES
 
 Json = Any
-TARGETS = (*RESOURCES, "replacement", "chat", "token")
+#: What is polled, in both dialects.
+POLLED = (*RESOURCES, "details", "location", "pickup")
+TARGETS = (*POLLED, "replacement", "chat", "token")
 
 #: What a kind does beside the plain status codes.
 KINDS: Mapping[str, str] = {
@@ -69,7 +71,7 @@ class Fault:
     def aims_at(self, target: str, order_id: str | None) -> bool:
         if self.order_id is not None and self.order_id != order_id:
             return False
-        return self.resource in (target, "all") or (self.resource is None and target in RESOURCES)
+        return self.resource in (target, "all") or (self.resource is None and target in POLLED)
 
 
 class Faults:

@@ -5,8 +5,11 @@ the ledger only once it has gone out whole to a client that is still there.
 """
 
 import asyncio
+import gzip
 import socket
 import struct
+import zlib
+from dataclasses import replace
 from email.utils import formatdate
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -15,11 +18,12 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from relay.errors import InvalidInput, NotFound, Unauthorized
+from relay.simulator import connect
 from relay.simulator.faults import Fault
 from relay.simulator.routes import Reply, Route, find, oauth_refusal, refusal
 from relay.simulator.spoiling import spoil
 from relay.simulator.tokens import Grant
-from relay.simulator.world import RESOURCES, Order, item
+from relay.simulator.world import HANDLING, ITEMS, MESSAGES, RESOURCES, Order, item
 
 if TYPE_CHECKING:
     from relay.simulator.app import Simulator
@@ -54,7 +58,7 @@ class Operations:
         sim = self._sim
         now = sim.tick()
         sim.traffic.arrived(now.wall)
-        route = find(scope["method"], path)
+        route = find(scope["method"], path, live=sim.config.live)
         if isinstance(route, Reply):
             await self._send(route, send)
             return
@@ -114,26 +118,41 @@ class Operations:
             if not grant.sees(order.user_id):
                 raise NotFound(f"there is no order {route.order_id!r}")
             if route.method == "GET":
-                return Reply(200, order.body(route.target))
+                return self._read_order(order, route.target)
             return Reply(200, msgspec.json.encode(self._write(route, order, body)))
         except NotFound as error:
             return refusal(404, error.detail)
         except InvalidInput as error:
             return refusal(400, error.detail)
 
+    def _read_order(self, order: Order, target: str) -> Reply:
+        config = self._sim.config
+        if not config.live:
+            return Reply(200, order.body(target))
+        if config.redacted and target in (connect.LOCATION, MESSAGES):
+            return refusal(403, "Shopper PII")
+        ended = order.ended and (self._sim.ended_for(order) or 0) > connect.CHAT_HOURS * 3600
+        return Reply(200, connect.render(order, target, expired=ended, redacted=config.redacted))
+
     def _write(self, route: Route, order: Order, body: bytes) -> dict[str, Json]:
         now = self._sim.clock.now()
         if route.target == "replacement":
             item(order, route.item_id)
-            decision = str(_object(body).get("status"))
+            given = _object(body)
+            if self._sim.config.live:
+                connect.check_alternative(given)
+            decision = str(given.get("status"))
             self._sim.world.decide(order, route.item_id, decision, now, "customer")
-            return {"id": route.item_id, "replacement_status": decision}
-        return self._sim.world.say(order, "customer", _object(body).get("body"), now, "customer")
+            return {} if self._sim.config.live else {"id": route.item_id, "replacement_status": decision}
+        said = self._sim.world.say(order, "customer", _object(body).get("body"), now, "customer")
+        return connect.said(order, said) if self._sim.config.live else said
 
     def _spoil(self, route: Route, reply: Reply, faults: list[Fault]) -> Reply:
         """The faults that change a good poll's answer, in the order given."""
         if reply.status != 200 or route.target not in RESOURCES:
             return reply
+        if self._sim.config.live:  # the others are about the specification's shapes
+            faults = [fault for fault in faults if fault.kind not in ("expired-chat", "reorder", "unknown", "skew")]
         status = self._sim.world.order(route.order_id).status
         body, content_type, whole, skew = reply.body, reply.content_type, True, 0.0
         for fault in faults:
@@ -144,9 +163,33 @@ class Operations:
 
     async def _answer_poll(self, route: Route, reply: Reply, scope: Scope, send: Send) -> None:
         at, gone = self._sim.clock.now().wall, _left(scope)
-        await self._send(reply, send)
+        await self._send(self._conditional(reply, scope), send)
         if reply.status == 200 and reply.whole and not gone:
+            self._note(route, reply, at)
+
+    def _note(self, route: Route, reply: Reply, at: float) -> None:
+        """What was served, in the specification's words."""
+        if not self._sim.config.live:
             self._sim.ledger.served(route.order_id, route.target, reply.body, at)
+        elif route.target in (connect.DETAILS, ITEMS, MESSAGES):
+            resource = HANDLING if route.target == connect.DETAILS else route.target
+            self._sim.ledger.served(route.order_id, resource, self._sim.world.order(route.order_id).body(resource), at)
+
+    def _conditional(self, reply: Reply, scope: Scope) -> Reply:
+        """With a validator, or without a body for who has it; compressed for who accepts it."""
+        config = self._sim.config
+        if reply.status != 200 or not reply.whole or not (config.validators or config.gzip):
+            return reply
+        headers, body = list(reply.headers), reply.body
+        if config.validators:
+            tag = b'"%08x"' % zlib.crc32(body)
+            headers.append((b"etag", tag))
+            if _header(scope, b"if-none-match") == tag:
+                return Reply(304, b"", headers=tuple(headers))
+        if config.gzip and b"gzip" in _header(scope, b"accept-encoding"):
+            headers.append((b"content-encoding", b"gzip"))
+            body = gzip.compress(body, mtime=0)
+        return replace(reply, body=body, headers=tuple(headers))
 
     async def _token(self, scope: Scope, receive: Receive, send: Send) -> None:
         now = self._sim.clock.now()
@@ -171,6 +214,8 @@ class Operations:
             return oauth_refusal(400, error.code, error.detail)
 
     async def _send(self, reply: Reply, send: Send, *, counted: bool = True) -> None:
+        if self._sim.config.live and reply.status >= 400:
+            reply = _in_live_form(reply)
         if counted:
             self._sim.traffic.by_status[str(reply.status)] += 1
         await send({"type": "http.response.start", "status": reply.status, "headers": self._headers(reply)})
@@ -189,6 +234,7 @@ class Operations:
             (b"content-length", b"%d" % len(reply.body)),
             (b"date", self._now_as_header(reply.skew)),
         ]
+        headers += reply.headers
         if reply.retry_after is not None:
             headers.append((b"retry-after", b"%d" % reply.retry_after))
         return headers
@@ -201,6 +247,14 @@ class Operations:
         if second != self._date[0]:
             self._date = (second, formatdate(second, usegmt=True).encode())
         return self._date[1]
+
+
+def _in_live_form(reply: Reply) -> Reply:
+    try:
+        detail = msgspec.json.decode(reply.body)["error"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return reply
+    return replace(reply, body=connect.error(reply.status, detail)) if isinstance(detail, str) else reply
 
 
 def _object(body: bytes) -> dict[str, Json]:

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from relay.simulator.connect import DETAILS, LOCATION, PICKUP
 from relay.simulator.spoiling import JSON_TYPE
 from relay.simulator.world import HANDLING, ITEMS, MESSAGES
 
@@ -28,11 +29,12 @@ class Reply:
     content_type: bytes = JSON_TYPE
     retry_after: int | None = None
     whole: bool = True
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     skew: float = 0.0
 
 
-def find(method: str, path: bytes) -> Route | Reply:
-    """The operation that a request means, or the answer that there is none."""
+def find(method: str, path: bytes, *, live: bool = False) -> Route | Reply:
+    """The operation that a request means, or the answer that there is none. `live`: those of the live dialect too."""
     parts = [unquote(part.decode("latin-1")) if b"%" in part else part.decode("latin-1") for part in path.split(b"/")]
     match parts[2:]:
         case ["post_checkout", "orders", order_id, resource] if resource in (HANDLING, ITEMS):
@@ -41,6 +43,12 @@ def find(method: str, path: bytes) -> Route | Reply:
             known = {"GET": Route("GET", MESSAGES, order_id), "POST": Route("POST", "chat", order_id)}
         case ["post_checkout", "orders", order_id, "items", item_id, "replacement"]:
             known = {"PUT": Route("PUT", "replacement", order_id, item_id)}
+        case ["post_checkout", "orders", order_id] if live:
+            known = {"GET": Route("GET", DETAILS, order_id)}
+        case ["post_checkout", "orders", order_id, "location"] if live:
+            known = {"GET": Route("GET", LOCATION, order_id)}
+        case ["post_checkout", "orders", order_id, "pickup", "details"] if live:
+            known = {"GET": Route("GET", PICKUP, order_id)}
         case _:
             return refusal(404, "there is nothing at this path")
     return known.get(method) or refusal(405, f"use {' or '.join(known)}")

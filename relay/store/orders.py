@@ -44,23 +44,20 @@ _json = msgspec.json.Encoder()
 
 
 class Orders:
-    """Tracked orders. Every write is one script; a commit is refused when the order moved on in the meantime."""
+    """Tracked orders. Every write is one script; a commit is refused when the order moved on in the meantime.
 
-    def __init__(self, db: Db, vault: Vault) -> None:
+    `resources` are those of a first complete reading: what is read when an order is new, and when it is refreshed.
+    """
+
+    def __init__(self, db: Db, vault: Vault, resources: Sequence[Resource] = RESOURCES) -> None:
         self._db = db
         self._vault = vault
+        self._letters = "".join(resource.short for resource in resources)
 
     async def register(
-        self,
-        retailer_id: RetailerId,
-        registrations: Sequence[Registration],
-        *,
-        credential: str,
-        resources: Sequence[Resource] = RESOURCES,
+        self, retailer_id: RetailerId, registrations: Sequence[Registration], *, credential: str
     ) -> list[bool]:
-        """Track orders; False where one is tracked already, which is then left as it is. `resources` are those of a
-        first complete reading."""
-        letters = "".join(resource.short for resource in resources)
+        """Track orders; False where one is tracked already, which is then left as it is."""
         calls: list[tuple[list[str], list[Arg]]] = []
         for one in registrations:
             fields: list[Arg] = ["s", ""]
@@ -71,7 +68,9 @@ class Orders:
             if one.access_token is not None:
                 fields += ["k", self._seal(retailer_id, one.order_id, one.access_token), "kv", 1]
             key = keys.order(retailer_id, one.order_id)
-            calls.append(([key, keys.orders(retailer_id)], [retailer_id, one.order_id, credential, letters, *fields]))
+            calls.append(
+                ([key, keys.orders(retailer_id)], [retailer_id, one.order_id, credential, self._letters, *fields])
+            )
         return [answer == 1 for answer in await self._db.script_each("register", calls)]
 
     async def load(self, retailer_id: RetailerId, order_id: OrderId) -> StoredOrder | None:
@@ -121,13 +120,10 @@ class Orders:
         await self._db.run_many(commands)
         return True
 
-    async def refresh(
-        self, retailer_id: RetailerId, order_id: OrderId, resources: Sequence[Resource] = RESOURCES
-    ) -> bool:
+    async def refresh(self, retailer_id: RetailerId, order_id: OrderId) -> bool:
         """Make the order due now, before all else; False when it is not tracked any more."""
         key = keys.order(retailer_id, order_id)
-        letters = "".join(resource.short for resource in resources)
-        return bool(await self._db.script("refresh", [key], [retailer_id, order_id, letters]))
+        return bool(await self._db.script("refresh", [key], [retailer_id, order_id, self._letters]))
 
     async def erase(self, retailer_id: RetailerId, order_id: OrderId) -> bool:
         """Forget everything that is stored about the order but its events, which leave with their retention."""

@@ -85,13 +85,14 @@ class HttpUpstream:
         self, access: Access, order_id: OrderId, item_id: str, status: str, alternative: JsonObject | None = None
     ) -> JsonObject:
         body = self._dialect.replacement_body(status, alternative)
-        return await self._write(access, "PUT", self._dialect.replacement_path(order_id, item_id), body)
+        path = self._dialect.replacement_path(order_id, item_id)
+        return await self._write(access, "PUT", path, body, Resource.ITEMS)
 
     async def send_message(self, access: Access, order_id: OrderId, body: str) -> JsonObject:
         path = self._dialect.path(order_id, Resource.MESSAGES)
-        return await self._write(access, "POST", path, self._dialect.message_body(body))
+        return await self._write(access, "POST", path, self._dialect.message_body(body), Resource.MESSAGES)
 
-    async def _write(self, access: Access, method: str, path: str, body: JsonObject) -> JsonObject:
+    async def _write(self, access: Access, method: str, path: str, body: JsonObject, writing: Resource) -> JsonObject:
         headers = {**self._prepared(access), "content-type": "application/json", "accept-encoding": "identity"}
         try:
             response = await self._http.request(method, path, content=json_values.encode(body), headers=headers)
@@ -103,14 +104,14 @@ class HttpUpstream:
             detail = f"no answer from upstream ({type(error).__name__}); whether it was done will show in the order"
             raise UpstreamRefused(detail, status=None, code="outcome_unknown") from None
         if response.status_code not in (200, 201, 204):
-            text, code = self._dialect.refusal(response.status_code, response.content)
+            text, code = self._dialect.refusal(response.status_code, response.content, writing)
             wait = retry_after_s(response.headers.get("retry-after"), 0) if "retry-after" in response.headers else None
             raise UpstreamRefused(text, status=response.status_code, code=code, retry_after_s=wait)
         try:
             value = json_values.decode(response.content) if response.content else {}
         except InvalidInput:
             raise UnusableAnswer(Refusal.MALFORMED, "the answer to a write is not JSON") from None
-        return value if isinstance(value, dict) else {}
+        return self._dialect.written(value) if isinstance(value, dict) else {}
 
     def _prepared(self, access: Access) -> dict[str, str]:
         headers = self._headers.get(access.token)

@@ -83,8 +83,12 @@ class Dialect(Protocol):
         """The answer in the specification's names, with nothing dropped. Raises UnusableAnswer."""
         ...
 
-    def refusal(self, status: int, raw: bytes) -> tuple[str, str]:
-        """A short text and a stable code for a write that was refused."""
+    def written(self, value: JsonObject) -> JsonObject:
+        """The answer to a write that was accepted."""
+        ...
+
+    def refusal(self, status: int, raw: bytes, writing: Resource) -> tuple[str, str]:
+        """A short text and a stable code for a write (of items or messages) that was refused."""
         ...
 
 

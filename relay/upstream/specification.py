@@ -124,7 +124,11 @@ class Specification:
         """SendMessageRequest."""
         return {"body": body}
 
-    def refusal(self, status: int, raw: bytes) -> tuple[str, str]:
+    def written(self, value: JsonObject) -> JsonObject:
+        """The answer to a write."""
+        return value
+
+    def refusal(self, status: int, raw: bytes, writing: Resource) -> tuple[str, str]:
         """A short text and a stable code for an answer that refuses a write. Error bodies hold no code: the status says
         it all (responses of updateItemReplacement and sendChatMessage)."""
         return error_text(raw) or f"upstream answered {status}", refusal_code(status)
