@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation prism lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,12 @@ bench-polling: $(VENV)/.dev ## Unchanged polls a second of one worker process
 
 bench-delivery: $(VENV)/.dev ## Deliveries a second of one worker process, and latency at 100 a second
 	@$(BIN)/python -m bench.delivery
+
+bench-freshness: $(VENV)/.dev ## How soon changes are noticed for a budget, into docs/: make bench-freshness TRACES=FILE
+	@$(BIN)/python -m bench.freshness_report $(if $(TRACES),--traces $(TRACES))
+
+bench-endurance: $(VENV)/.dev ## 10,000 orders on one worker for ten minutes, rebuilt from their events
+	@$(BIN)/python -m bench.endurance
 
 bench-isolation: $(VENV)/.dev ## What one hanging endpoint costs 99 healthy ones
 	@$(BIN)/python -m bench.isolation
