@@ -76,9 +76,10 @@ def main() -> None:
 _PREFACE = """# How soon changes are noticed
 
 Written by `make bench-freshness`. All policies poll the same orders under the same token bucket and learn of them only
-from their own polls; what is fitted is fitted on the first half of six hours, and all are scored on the second. `oracle`
-is told the true mean hazard of each (stage, resource) and follows the square-root rule; `relay_cold` forgets everything
-when the scored half begins. The worlds are synthetic (`bench/traces.py`), and the numbers in them are assumptions.
+from their own polls; what is fitted is fitted on the first half of six hours, and all are scored on the second.
+`oracle` is told the true mean hazard of each (stage, resource) and follows the square-root rule; `relay_cold` forgets
+everything when the scored half begins. The worlds are synthetic (`bench/traces.py`), and the numbers in them are
+assumptions.
 
 ![mean detection delay](freshness.svg)
 

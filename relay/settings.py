@@ -74,6 +74,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _header(text: str) -> str:
+    if not re.fullmatch(r"[!-~](?:[ -~]{0,198}[!-~])?", text):
+        raise ValueError("write printable ASCII: it becomes a header")
+    return text
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in allowed:
@@ -119,7 +125,7 @@ TABLE: Mapping[str, Setting] = {
         "specification",
         "how the upstream spells its answers",
     ),
-    "upstream_retailer_id": Setting(str, None, "live dialect: which banner of several is meant"),
+    "upstream_retailer_id": Setting(_header, None, "live dialect: which banner of several is meant"),
     "upstream_language": Setting(_choice("en-US", "en-CA", "fr-CA"), None, "live dialect: language of its texts"),
     "upstream_internal_ids": Setting(_flag, None, "live dialect: 1: ids are Instacart's own, 0: the retailer's"),
     "upstream_location": Setting(_flag, "0", "live dialect: 1: follow the shopper's location while delivering"),

@@ -120,7 +120,11 @@ def _alternative(status: str, given: AlternativeItem) -> JsonObject:
     if problems:
         raise InvalidInput("the alternative item cannot be asked for", problems=problems)
     found = {name: getattr(given, name) for name in ("upc", "rrc", "count", "weight")}
-    return {name: value for name, value in found.items() if value is not None}
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in found.items()
+        if value is not None
+    }
 
 
 def view(order: StoredOrder) -> OrderView:

@@ -5,7 +5,7 @@ fields and values that the specification does not know are carried and reported 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,15 @@ _OWN_EVENT = {
     "address": "order.address_changed",
     "coordinates": "order.coordinates_changed",
     "notes": "order.notes_changed",
+}
+#: Fields in which a dialect keeps what it read beside the normalised ones: they belong to the event of the first of
+#: those that changed too, so that one fact is one event.
+_COMPANIONS: Mapping[str, tuple[str, ...]] = {
+    "workflow_state": ("status",),
+    "upstream_status": ("status",),
+    "upstream_quantity": ("quantity",),
+    "item": ("quantity", "product_name"),
+    "upstream_replacement_status": ("replacement_status",),
 }
 _DECISIONS = {"APPROVED": "order.replacement_approved", "REJECTED": "order.replacement_rejected"}
 
@@ -76,13 +85,19 @@ def order_changes(old: JsonObject, new: JsonObject, resource: Resource) -> tuple
     if found is None:
         return ()
     kinds: dict[str, tuple[JsonObject, JsonObject]] = {}
-    for name in {**found[0], **found[1]}:
-        kind = _OWN_EVENT.get(name, "order.updated")
+    names = {**found[0], **found[1]}
+    for name in names:
+        kind = _OWN_EVENT.get(_leader(name, names), "order.updated")
         if name == "shopper":
             kind = _shopper_event(old.get("shopper"), new.get("shopper"))
         _assign(kinds, kind, name, found)
     made = [Change(kind, "order", None, new, *sides, resource) for kind, sides in kinds.items()]
     return tuple(sorted(made, key=lambda change: position(change.type)))
+
+
+def _leader(name: str, changed: Collection[str]) -> str:
+    """The field by which it is decided what event reports this one."""
+    return next((one for one in _COMPANIONS.get(name, ()) if one in changed), name)
 
 
 def _shopper_event(old: Json, new: Json) -> str:
@@ -221,14 +236,14 @@ def _item_differences(old: JsonObject, new: JsonObject) -> dict[str, tuple[JsonO
     decision = new.get("replacement_status")
     decided = _DECISIONS.get(decision) if isinstance(decision, str) else None
     for name in names:
-        kind = "order.item_updated"
-        if name == "status":
+        kind, leader = "order.item_updated", _leader(name, names)
+        if leader == "status":
             kind = "order.item_status_changed"
-        elif name == "quantity":
+        elif leader == "quantity":
             kind = "order.item_quantity_changed"
-        elif name == "replacement":
+        elif leader == "replacement":
             kind = replacement or kind
-        elif name == "replacement_status":
+        elif leader == "replacement_status":
             kind = decided or replacement or kind
         _assign(kinds, kind, name, found)
     return kinds

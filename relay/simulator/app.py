@@ -26,7 +26,7 @@ from relay.simulator.scenario import draft, plan, staggered
 from relay.simulator.steps import Step, perform
 from relay.simulator.tokens import Tokens
 from relay.simulator.traffic import RateLimit, Traffic
-from relay.simulator.world import HANDLING, RESOURCES, Order, World
+from relay.simulator.world import RESOURCES, Order, World
 
 Json = Any
 
@@ -130,7 +130,7 @@ class Simulator:
         """Simulated seconds since the order's end; None before it."""
         if not order.ended:
             return None
-        last = [one for one in self.world.happened if one.order_id == order.order_id and one.resource == HANDLING]
+        last = [one for one in self.world.happened if one.order_id == order.order_id and "status" in one.what]
         return self.clock.now().simulated - last[-1].simulated_at if last else None
 
     def planned(self, order_id: str) -> list[Step]:

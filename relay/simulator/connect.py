@@ -26,24 +26,32 @@ _ITEM_STATES = {
 }
 _TYPES = {"customer": "user", "shopper": "driver"}
 _CODES = {400: 1001, 404: 4000}
+NOT_PICKUP = "Order is not a pickup order"
+DECIDED = "Order item change already responded to"
 _encode = msgspec.json.Encoder().encode
 
 
 def render(order: Order, resource: str, *, expired: bool, redacted: bool) -> bytes:
     """The answer to a poll. Raises InvalidInput for pickup details of an order that is delivered."""
+    pickup = is_pickup(order)
     if resource == DETAILS:
-        value = {"workflow_state": workflow_state(order), "fulfillment_type": "delivery", "is_express": False}
+        kind = "pickup" if pickup else "delivery"
+        value = {"workflow_state": workflow_state(order), "fulfillment_type": kind, "is_express": False}
     elif resource == HANDLING:
         value = _handling(order, redacted)
     elif resource == ITEMS:
-        value = {"line_items": [_item(number, one) for number, one in enumerate(order.items.values(), 1)]}
+        value = {"line_items": [_item(one) for one in order.items.values()]}
     elif resource == MESSAGES:
         listed = [] if expired else [_message(order, one) for one in order.messages]
         value = {"chat_messages": listed, "metadata": {"is_expired": expired}}
     elif resource == LOCATION:
-        value = {"coordinates": order.handling.get("coordinates")} if order.status == "delivering" else {}
+        driving = order.status == "delivering" and not pickup
+        value = {"coordinates": order.handling.get("coordinates")} if driving else {}
+    elif pickup:
+        told = {"category": "curbside", "instruction": "Park in a marked bay.", "instruction_images": []}
+        value = {"pickup_instructions": [told]}
     else:
-        raise InvalidInput("Order is not a pickup order")
+        raise InvalidInput(NOT_PICKUP)
     return _encode(value)
 
 
@@ -56,7 +64,29 @@ def workflow_state(order: Order) -> str:
         return "checkout"
     if order.status == "staging":
         return ("bags_check", "staged")[_number(order.order_id) % 2]
+    if order.status == "delivering" and is_pickup(order):
+        return "user_at_store"
     return order.status
+
+
+def is_pickup(order: Order) -> bool:
+    """A third of all orders are fetched."""
+    return _number(order.order_id) % 3 == 0
+
+
+def truth(order: Order, resource: str, before: Mapping[str, Json] | None) -> bytes | None:
+    """What an answer told, in the specification's words; None where it has none for it. `before`: what was told of the
+    order itself until now, of which an answer tells a part only."""
+    if resource in (DETAILS, HANDLING):
+        told = dict(before or {})
+        status = {"picking": "picking", "user_at_store": "staging"}.get(workflow_state(order), order.status)
+        parts = {name: value for name, value in order.handling.items() if name != "status"}
+        return _encode({**told, "status": status} if resource == DETAILS else {"status": told.get("status"), **parts})
+    if resource == ITEMS:
+        gone = {"not_found": "refunded"}
+        items = [{**one, "status": gone.get(str(one.get("status")), one.get("status"))} for one in order.items.values()]
+        return _encode({ITEMS: items})
+    return order.body(resource) if resource == MESSAGES else None
 
 
 def message_id(order: Order, id_: str) -> int:
@@ -66,7 +96,10 @@ def message_id(order: Order, id_: str) -> int:
 
 def error(status: int, detail: str) -> bytes:
     """The live error body. `meta` may be absent, so it is where there is no key."""
-    value: dict[str, Json] = {"error": {"message": detail, "code": None if status == 403 else _CODES.get(status, 9999)}}
+    if "no replacement that waits" in detail:
+        detail = DECIDED
+    code = {NOT_PICKUP: 4001, DECIDED: None}.get(detail, None if status == 403 else _CODES.get(status, 9999))
+    value: dict[str, Json] = {"error": {"message": detail, "code": code}}
     key = next((one for one in ("alternative_item", "body", "status") if detail.startswith(one)), None)
     if key is not None:
         value["meta"] = {"key": key}
@@ -109,10 +142,10 @@ def _handling(order: Order, redacted: bool) -> dict[str, Json]:
     return value
 
 
-def _item(number: int, item: Mapping[str, Json]) -> dict[str, Json]:
+def _item(item: Mapping[str, Json]) -> dict[str, Json]:
     value: dict[str, Json] = {
         "id": item["id"],
-        "line_num": str(number),
+        "line_num": str(_number(str(item["id"])) % 1000),
         "status": _ITEM_STATES.get(str(item.get("status")), item.get("status")),
         "item": _product(item),
         "replacement_status": item.get("replacement_status", "SUBSTITUTION_STATUS_UNSPECIFIED"),

@@ -19,11 +19,11 @@ from starlette.types import Receive, Scope, Send
 
 from relay.errors import InvalidInput, NotFound, Unauthorized
 from relay.simulator import connect
-from relay.simulator.faults import Fault
+from relay.simulator.faults import POLLED, Fault
 from relay.simulator.routes import Reply, Route, find, oauth_refusal, refusal
 from relay.simulator.spoiling import spoil
 from relay.simulator.tokens import Grant
-from relay.simulator.world import HANDLING, ITEMS, MESSAGES, RESOURCES, Order, item
+from relay.simulator.world import HANDLING, MESSAGES, Order, item
 
 if TYPE_CHECKING:
     from relay.simulator.app import Simulator
@@ -119,6 +119,8 @@ class Operations:
                 raise NotFound(f"there is no order {route.order_id!r}")
             if route.method == "GET":
                 return self._read_order(order, route.target)
+            if route.target == "chat" and order.ended and self._sim.config.live:
+                return refusal(403, "Sending a message is not allowed at this time")
             return Reply(200, msgspec.json.encode(self._write(route, order, body)))
         except NotFound as error:
             return refusal(404, error.detail)
@@ -149,7 +151,7 @@ class Operations:
 
     def _spoil(self, route: Route, reply: Reply, faults: list[Fault]) -> Reply:
         """The faults that change a good poll's answer, in the order given."""
-        if reply.status != 200 or route.target not in RESOURCES:
+        if reply.status != 200 or route.target not in POLLED:
             return reply
         if self._sim.config.live:  # the others are about the specification's shapes
             faults = [fault for fault in faults if fault.kind not in ("expired-chat", "reorder", "unknown", "skew")]
@@ -163,17 +165,19 @@ class Operations:
 
     async def _answer_poll(self, route: Route, reply: Reply, scope: Scope, send: Send) -> None:
         at, gone = self._sim.clock.now().wall, _left(scope)
+        good = reply.status == 200 and reply.whole
+        told = self._told(route, reply) if good else None
         await self._send(self._conditional(reply, scope), send)
-        if reply.status == 200 and reply.whole and not gone:
-            self._note(route, reply, at)
-
-    def _note(self, route: Route, reply: Reply, at: float) -> None:
-        """What was served, in the specification's words."""
-        if not self._sim.config.live:
-            self._sim.ledger.served(route.order_id, route.target, reply.body, at)
-        elif route.target in (connect.DETAILS, ITEMS, MESSAGES):
+        if good and told is not None and not gone:
             resource = HANDLING if route.target == connect.DETAILS else route.target
-            self._sim.ledger.served(route.order_id, resource, self._sim.world.order(route.order_id).body(resource), at)
+            self._sim.ledger.served(route.order_id, resource, told, at)
+
+    def _told(self, route: Route, reply: Reply) -> bytes | None:
+        """What the answer tells, in the specification's words."""
+        if not self._sim.config.live:
+            return reply.body
+        before = self._sim.ledger.answer(route.order_id, HANDLING)
+        return connect.truth(self._sim.world.order(route.order_id), route.target, before)
 
     def _conditional(self, reply: Reply, scope: Scope) -> Reply:
         """With a validator, or without a body for who has it; compressed for who accepts it."""
@@ -251,7 +255,8 @@ class Operations:
 
 def _in_live_form(reply: Reply) -> Reply:
     try:
-        detail = msgspec.json.decode(reply.body)["error"]
+        value = msgspec.json.decode(reply.body)
+        detail = None if "error_description" in value else value["error"]
     except (msgspec.DecodeError, KeyError, TypeError):
         return reply
     return replace(reply, body=connect.error(reply.status, detail)) if isinstance(detail, str) else reply

@@ -23,16 +23,19 @@ STATES: Mapping[str, str] = {
     **dict.fromkeys(("bags_check", "receipt_sanity_check", "staged", "bags_verified", "ready_for_pickup"), "staging"),
     **dict.fromkeys(("user_at_store", "runner_awaiting", "runner_acknowledged", "at_store"), "staging"),
     **dict.fromkeys(("staged_for_delivery", "waiting_for_delivery", "acknowledged_for_delivery"), "staging"),
+    "staging": "staging",
     "completed": "delivered",
     "cancelled": "canceled",
 }
 #: `line_items[].status`. Lower-case `not_found` means "not picked yet" upstream, never "out of stock" (2.3).
 ITEM_STATES: Mapping[str, str] = {
+    "pending": "pending",
     "not_picked": "pending",
     "not_found": "pending",
     "found": "found",
     "replaced": "replaced",
     "to_refund": "refunded",
+    "refunded": "refunded",
 }
 SENDERS: Mapping[str, str] = {"user": "customer", "driver": "shopper"}
 NOT_SPECIFIED = "SUBSTITUTION_STATUS_UNSPECIFIED"
@@ -40,6 +43,23 @@ NOT_SPECIFIED = "SUBSTITUTION_STATUS_UNSPECIFIED"
 _TEXTS, _NAMES = ("body", "text", "message", "content"), ("name", "first_name")
 #: Lists of an answer: as upstream calls them, and as the relay does.
 _LISTS = {Resource.ITEMS: ("line_items", "items"), Resource.MESSAGES: ("chat_messages", "messages")}
+
+
+#: Fields of handling, some of which it always has; and the one of location (unless it is empty) and of pickup details.
+_HANDLING = frozenset(
+    [
+        "address",
+        "coordinates",
+        "instructions",
+        "shopper",
+        "notes",
+        "dropoff_location",
+        "leave_unattended",
+        "alcoholic",
+        "certified_delivery",
+    ]
+)
+_BESIDE = {Resource.LOCATION: "coordinates", Resource.PICKUP: "pickup_instructions"}
 
 
 class Connect:
@@ -99,7 +119,9 @@ class Connect:
             return _listed(resource, value)
         if resource is Resource.DETAILS:
             return _details(value)
-        return _handling(value) if resource is Resource.HANDLING else value
+        if resource is Resource.HANDLING:
+            return _handling(value)
+        return _beside(resource, value)
 
     def refusal(self, status: int, raw: bytes, writing: Resource) -> tuple[str, str]:
         """A short text and a stable code for a refused write: by status, code and key, as the documentation asks, and
@@ -119,15 +141,26 @@ def _with_text_ids(value: Json) -> Any:
 
 
 def _text_id(name: str, value: Json) -> Json:
-    if (name == "id" or name.endswith("_id")) and type(value) is int:
-        return str(value)
+    if name == "id" or name.endswith("_id"):
+        return _as_text(value)
+    if name.endswith("_ids") and isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return _with_text_ids(value)
+
+
+def _as_text(value: Json) -> Json:
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return str(int(value))
     return _with_text_ids(value)
 
 
 def _put(value: JsonObject, name: str, normalised: Json) -> None:
     """Give a normalised value the specification's name; what stood there before stands beside."""
     if name in value and not json_values.same(value[name], normalised):
-        value[f"upstream_{name}"] = value[name]
+        beside = f"upstream_{name}"
+        while beside in value:
+            beside = f"upstream_{beside}"
+        value[beside] = value[name]
     value[name] = normalised
 
 
@@ -137,6 +170,8 @@ def _details(value: JsonObject) -> JsonObject:
         raise UnusableAnswer(Refusal.NONSENSE, "details: workflow_state is no text")
     if state is None and "fulfillment_type" not in value:
         raise UnusableAnswer(Refusal.NONSENSE, "details: no field of an order; perhaps an error body")
+    if state is None and isinstance(value.get("status"), str):
+        state = value["status"]
     if state is not None:
         _put(value, "status", status_of(state))
     return value
@@ -151,13 +186,12 @@ def status_of(state: str) -> str:
 
 
 def _handling(value: JsonObject) -> JsonObject:
-    known = {"address", "coordinates", "instructions", "shopper", "notes", "dropoff_location", "leave_unattended"}
-    if not known & value.keys():
+    if not _HANDLING & value.keys():
         raise UnusableAnswer(Refusal.NONSENSE, "handling: no field of an order; perhaps an error body")
     address = _object(value, "address", "handling")
     if address is not None:
         for ours, theirs in (("city", "locality"), ("state", "administrative_area")):
-            if theirs in address:
+            if address.get(theirs) is not None:
                 _put(address, ours, address[theirs])
     _object(value, "coordinates", "handling")
     shopper = _object(value, "shopper", "handling")
@@ -166,18 +200,29 @@ def _handling(value: JsonObject) -> JsonObject:
     return value
 
 
+def _beside(resource: Resource, value: JsonObject) -> JsonObject:
+    """Location, which is empty while nobody drives, and pickup details."""
+    name = _BESIDE[resource]
+    if name not in value and (value or resource is Resource.PICKUP):
+        raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: no {name}; perhaps an error body")
+    return value
+
+
 def _listed(resource: Resource, value: JsonObject) -> JsonObject:
     """The envelope with its list under the relay's name."""
     theirs, ours = _LISTS[resource]
     listed = value.pop(theirs, None)
     metadata = value.get("metadata")
-    if listed is None and isinstance(metadata, dict) and metadata.get("is_expired") is True:
+    beside = metadata if isinstance(metadata, dict) else {}
+    if listed is None and True in (beside.get("is_expired"), value.get("is_expired")):
         listed = []
     if not isinstance(listed, list):
         raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: no list; perhaps an error body")
     convert: Callable[[JsonObject], JsonObject] = _item if resource is Resource.ITEMS else _message
     entries = []
     for entry in listed:
+        if entry is None:
+            continue  # it says nothing
         if not isinstance(entry, dict):
             raise UnusableAnswer(Refusal.NONSENSE, f"{resource.value}: an entry is no object")
         entries.append(convert(entry))
@@ -195,16 +240,16 @@ def _item(entry: JsonObject) -> JsonObject:
     replacement = _object(entry, "replacement", "items")
     if replacement is not None:
         _describe(replacement, replacement)
-    if entry.get("replacement_status") == NOT_SPECIFIED:
+    if str(entry.get("replacement_status")).upper() == NOT_SPECIFIED:
         entry["upstream_replacement_status"] = entry.pop("replacement_status")
     return entry
 
 
 def _describe(entry: JsonObject, product: JsonObject) -> None:
     """Name and quantity of a product in the specification's names; a quantity is a number if it is written as one."""
-    if "name" in product:
+    if product.get("name") is not None:
         _put(entry, "product_name", product["name"])
-    if "quantity" in product:
+    if product.get("quantity") is not None:
         _put(entry, "quantity", quantity_of(product["quantity"]))
 
 
@@ -260,8 +305,13 @@ def _error(raw: bytes) -> tuple[str, Json, str]:
         return error[:200], None, key if isinstance(key, str) else ""
     if not isinstance(error, dict):
         return "", None, ""
-    text = error.get("message")
-    return text[:200] if isinstance(text, str) else "", error.get("code"), key if isinstance(key, str) else ""
+    text, code = error.get("message"), error.get("code")
+    nested = error.get("errors")
+    for one in nested if isinstance(nested, list) else []:  # several at once come under one code
+        found = one.get("meta", one) if isinstance(one, dict) else None
+        if not isinstance(key, str) and isinstance(found, dict) and isinstance(found.get("key"), str):
+            key, code = found["key"], one.get("code")
+    return text[:200] if isinstance(text, str) else "", code, key if isinstance(key, str) else ""
 
 
 def _refusal_code(status: int, code: Json, key: str, text: str, writing: Resource) -> str:

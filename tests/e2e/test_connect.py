@@ -78,6 +78,7 @@ def test_lives_are_followed_to_their_end(redis_url: str, redacted: bool) -> None
                 assert state.snapshot.status == order.status
                 assert state.snapshot.order is not None
                 assert state.snapshot.order["workflow_state"] == order.status
+                assert (state.snapshot.pickup is not None) == (state.snapshot.order["fulfillment_type"] == "pickup")
                 items = {one["id"]: one for one in (state.snapshot.items or {})["items"]}
                 assert {id_: one["product_name"] for id_, one in items.items()} == {
                     id_: one["product_name"] for id_, one in order.items.items()

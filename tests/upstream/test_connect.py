@@ -209,6 +209,7 @@ LINE = st.fixed_dictionaries(
         "replacement_status": st.sampled_from(["PENDING", "SUBSTITUTION_STATUS_UNSPECIFIED"]),
         "quantity": st.integers(),
         "product_name": st.text(),
+        "upstream_status": st.text(),
         "extra": OBJECT,
     },
 )
