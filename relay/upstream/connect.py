@@ -47,17 +47,10 @@ _LISTS = {Resource.ITEMS: ("line_items", "items"), Resource.MESSAGES: ("chat_mes
 
 #: Fields of handling, some of which it always has; and the one of location (unless it is empty) and of pickup details.
 _HANDLING = frozenset(
-    [
-        "address",
-        "coordinates",
-        "instructions",
-        "shopper",
-        "notes",
-        "dropoff_location",
-        "leave_unattended",
-        "alcoholic",
-        "certified_delivery",
-    ]
+    (
+        *("address", "coordinates", "instructions", "shopper", "notes", "dropoff_location"),
+        *("leave_unattended", "alcoholic", "certified_delivery"),
+    )
 )
 _BESIDE = {Resource.LOCATION: "coordinates", Resource.PICKUP: "pickup_instructions"}
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import InvalidInput
-from relay.model.changes import keyed
-from relay.model.orders import OrderId, Resource, Snapshot
+from relay.model.changes import detect, keyed, order_changes
+from relay.model.orders import OrderId, Reading, Resource, Snapshot
 from relay.upstream.connect import STATES, Connect, quantity_of, status_of
 from relay.upstream.interface import Refusal, UnusableAnswer
 from relay.upstream.specification import Specification
@@ -120,6 +120,67 @@ def test_a_message_and_an_expired_chat() -> None:
     assert expired == {"messages": [], "metadata": {"is_expired": True}}
 
 
+@pytest.mark.parametrize(
+    ("resource", "value"),
+    [
+        (Resource.LOCATION, {"message": "Shopper PII"}),
+        (Resource.PICKUP, {"error": {"message": "no", "code": 4001}, "request_id": "r"}),
+        (Resource.PICKUP, {}),
+        (Resource.DETAILS, {"id": 1}),
+        (Resource.HANDLING, {"error": {"message": "no"}, "meta": {}}),
+        (Resource.ITEMS, {"line_items": None}),
+        (Resource.ITEMS, {"line_items": [{"id": 1, "item": "x"}]}),
+        (Resource.MESSAGES, {"chat_messages": None}),
+    ],
+)
+def test_what_is_no_state_is_refused(resource: Resource, value: Any) -> None:
+    with pytest.raises(UnusableAnswer):
+        parse(resource, value)
+
+
+def test_nulls_and_oddities_are_tolerated() -> None:
+    assert parse(Resource.LOCATION, {}) == {}
+    assert parse(Resource.MESSAGES, {"chat_messages": None, "is_expired": True})["messages"] == []
+    assert parse(Resource.ITEMS, {"line_items": [None]})["items"] == []
+    assert parse(Resource.HANDLING, {"alcoholic": False}) == {"alcoholic": False}
+    assert parse(Resource.DETAILS, {"workflow_state": None, "status": "Checkout", "fulfillment_type": None}) == {
+        "workflow_state": None,
+        "status": "picking",
+        "upstream_status": "Checkout",
+        "fulfillment_type": None,
+    }
+    assert parse(Resource.PICKUP, {"pickup_instructions": [], "batch_ids": [2**60, "b"], "order_id": 12.0}) == {
+        "pickup_instructions": [],
+        "batch_ids": [str(2**60), "b"],
+        "order_id": "12",
+    }
+    city = parse(Resource.HANDLING, {"address": {"locality": None, "city": "Bern"}})["address"]["city"]
+    assert city == "Bern"
+
+
+def test_one_fact_is_one_event() -> None:
+    """What is kept of upstream's own words goes into the event of the fact that they spell."""
+
+    def kinds(resource: Resource, before: Any, after: Any) -> list[str]:
+        old, new = parse(resource, before), parse(resource, after)
+        if resource is Resource.DETAILS:
+            return [change.type for change in order_changes(old, new, resource)]
+        found = detect(old, Reading(resource, new, 1), frozenset(), chat_may_expire=False)
+        return [change.type for change in found.changes]
+
+    def line(status: str, quantity: str, name: str = "Bananas") -> Any:
+        return {"line_items": [{"id": 1, "status": status, "item": {"name": name, "quantity": quantity}}]}
+
+    picking = line("NOT_PICKED", "2.0")
+    assert kinds(Resource.ITEMS, picking, line("FOUND", "2.0")) == ["order.item_status_changed"]
+    assert kinds(Resource.ITEMS, picking, line("NOT_PICKED", "3.0")) == ["order.item_quantity_changed"]
+    assert kinds(Resource.ITEMS, picking, line("NOT_PICKED", "2.0", "Plantains")) == ["order.item_updated"]
+    assert kinds(Resource.ITEMS, picking, line("NOT_FOUND", "2.0")) == ["order.item_updated"]
+    states = [{"workflow_state": state, "fulfillment_type": "delivery"} for state in ("picking", "checkout", "staged")]
+    assert kinds(Resource.DETAILS, states[0], states[1]) == ["order.updated"]
+    assert kinds(Resource.DETAILS, states[1], states[2]) == ["order.status_changed"]
+
+
 def test_handling_and_details_are_one_order() -> None:
     handling = parse(
         Resource.HANDLING,
@@ -138,7 +199,6 @@ def test_handling_and_details_are_one_order() -> None:
             "administrative_area": None,
             "postal_code": "3000",
             "city": "Bern",
-            "state": None,
         },
         "notes": "h",
         "details": {"notes": "d"},
@@ -260,6 +320,12 @@ def said(message: str, code: int | None = None, key: str | None = None) -> dict[
         (400, said("Order item change already responded to"), Resource.ITEMS, "already_decided"),
         (400, said("too long", 1001, "body"), Resource.MESSAGES, "chat_body_too_long"),
         (400, said("several", 9999), Resource.ITEMS, "upstream_rejected"),
+        (
+            400,
+            {"error": {"code": 9999, "errors": [{"code": 1001, "key": "body"}]}},
+            Resource.MESSAGES,
+            "chat_body_too_long",
+        ),
         (403, said("Sending a message is not allowed at this time"), Resource.MESSAGES, "chat_not_allowed"),
         (404, said("Order not found", 4000), Resource.ITEMS, "upstream_not_found"),
         (429, {}, Resource.ITEMS, "upstream_busy"),
