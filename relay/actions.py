@@ -58,9 +58,9 @@ class Actions:
         item = keyed((state.snapshot.items or {}).get("items")).get(item_id)
         if known is not None and known.told and item is not None and item.get("replacement_status") == "PENDING":
             await self._decisions.drop(retailer_id, order_id, name)  # that one is over: here is another suggestion
-        elif known is not None and known.answer is not None:
+        elif known is not None and (known.told or known.answer is not None):
             if known.content == status:
-                return known.answer
+                return known.answer or {}
             raise Conflict(f"this was decided: {known.content}; a decision is final", code="already_decided")
         _decidable(state, item)
         self._upstream.check_decision(status, alternative)

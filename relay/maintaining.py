@@ -10,6 +10,7 @@ from relay import metrics
 from relay.model.orders import OrderId, RetailerId
 from relay.queue import Ringer
 from relay.store import keys
+from relay.store.arms import fade
 from relay.store.audit import AuditLog
 from relay.store.bells import Bells
 from relay.store.ledger import Ledger
@@ -107,6 +108,7 @@ class MaintainPump:
         now_ms = await self._db.now_ms()
         keep_from = f"{now_ms - int(self._retention_events_s * 1000)}-0"
         dropped = 0
+        await fade(self._db, [raw.decode() for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1)])
         for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
             dropped += await self._retention.trim(RetailerId(raw.decode()), keep_from)
         oldest = f"{now_ms - int(self._retention_audit_s * 1000)}-0"

@@ -18,6 +18,9 @@ _json = msgspec.json.Encoder()
 #: rest is for requests that set out a moment late.
 SPEND = 0.97
 
+#: How often what was learnt fades (ms), and the share that stays.
+_FADE_EVERY_MS, _STAYS = 86_400_000, 0.9
+
 Classes = Mapping[str, Sequence[float]]
 Tempos = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -120,6 +123,12 @@ class Arms:
         return _sums(found[0], 2 * CELLS + 1), {
             retailer_id: _sums(raw, 2) for retailer_id, raw in zip(retailers, found[1:], strict=True)
         }
+
+
+async def fade(db: Db, retailers: Sequence[str]) -> bool:
+    """Once a day, let what was learnt count a tenth less: the world of a month ago has one twentieth of its weight."""
+    names = [keys.pause("fade"), keys.HAZARDS, *(keys.tempo(one) for one in retailers)]
+    return bool(await db.script("fade", names, [_FADE_EVERY_MS, _STAYS]))
 
 
 def _sums(answer: object, size: int) -> dict[str, list[float]]:

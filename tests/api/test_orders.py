@@ -1,6 +1,7 @@
 import pytest
 
 from relay.errors import UpstreamRefused
+from relay.store import keys
 from tests.api.support import ADMIN, Relay, driven
 
 
@@ -120,6 +121,66 @@ def test_decisions_and_messages_are_passed_on(store_url: str) -> None:
         assert said.status_code == 200
         assert (too_long.status_code, maybe.status_code) == (422, 422)
         assert [call[0] for call in relay.actions.passed] == [retailer_id, retailer_id]
+
+    driven(store_url, test)
+
+
+def test_decisions_are_checked_and_say_who_decided(store_url: str) -> None:
+    async def test(relay: Relay) -> None:
+        _, key = await relay.retailer()
+        await relay.ask("POST", "/v1/orders", {"order_id": "o-1"}, key=key)
+        path = "/v1/orders/o-1/items/i-9/replacement"
+        good = {"status": "REJECTED", "alternative_item": {"upc": "012", "count": 2.0}}
+        bad: list[dict[str, object]] = [
+            {"status": "APPROVED", "alternative_item": {"upc": "012", "count": 2}},
+            {"status": "REJECTED", "alternative_item": {"upc": "012"}},
+            {"status": "REJECTED", "alternative_item": {"upc": "012", "rrc": "1", "count": 2}},
+            {"status": "REJECTED", "alternative_item": {"upc": "012", "count": 0}},
+        ]
+
+        assert (await relay.ask("PUT", path, good, key=key)).status_code == 200
+        assert relay.actions.passed[-1][3:] == ("REJECTED", "upc", "count")
+        assert {(await relay.ask("PUT", path, one, key=key)).status_code for one in bad} == {422}
+        blank = await relay.ask("POST", "/v1/orders/o-1/messages", {"body": " \n"}, key=key)
+        assert (blank.status_code, blank.json()["code"]) == (422, "blank")
+        (cause,) = relay.actions.causes
+        assert cause.key_id.startswith("key_")
+        assert cause.request_id.startswith("req_")
+        log = (await relay.ask("GET", "/v1/audit-log", key=key)).json()["data"]
+        assert "replacement.decided" in {row["action"] for row in log}
+
+    driven(store_url, test)
+
+
+def test_polling_tells_whether_the_budget_is_enough_before_anyone_notices(store_url: str) -> None:
+    async def test(relay: Relay) -> None:
+        retailer_id, key = await relay.retailer()
+        quiet = (await relay.ask("GET", "/v1/polling", key=key)).json()
+        await relay.deps.arms.set_rate("shared", 1.0)
+        orders = [{"order_id": f"o-{number}"} for number in range(200)]
+        await relay.ask("POST", "/v1/orders/bulk", {"orders": orders}, key=key)
+        much = (await relay.ask("GET", "/v1/polling", key=key)).json()
+        operators = await relay.ask("GET", f"/v1/retailers/{retailer_id}/polling", key=ADMIN)
+        await relay.deps.arms.throttle("shared", 60.0)
+        await relay.db.run("HSET", keys.budget("shared"), "mint", 2**45, "why", "credential_refused")
+        refused = (await relay.ask("GET", "/v1/polling", key=key)).json()
+
+        assert quiet == {
+            "budget": None,
+            "budget_needed": 0,
+            "budget_sufficient": True,
+            "expected_delay_seconds": 0,
+            "orders": 0,
+            "stages": {},
+            "paused_until": None,
+            "credential": "accepted",
+        }
+        assert (much["budget"], much["orders"], much["budget_sufficient"]) == (1, 200, False)
+        assert much["budget_needed"] == 5  # 600 arms of unknown stage, each at least every two minutes
+        assert much["expected_delay_seconds"] == 300
+        assert operators.json() == much
+        assert refused["paused_until"] is not None
+        assert refused["credential"] == "credential_refused"
 
     driven(store_url, test)
 

@@ -1,24 +1,34 @@
 """The retailer's decisions go through, with minted tokens, and come back as events."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from relay.errors import Conflict, NotFound
+from relay.access import TokenBroker
+from relay.actions import Actions
+from relay.engine import EngineTransport
+from relay.errors import Conflict, InvalidInput, NotFound, RateLimited, UpstreamRefused
 from relay.model.changes import Cause
-from relay.model.orders import OrderId
+from relay.model.orders import OrderId, RetailerId
 from relay.simulator.app import Simulator, SimulatorConfig
+from relay.simulator.faults import parse
 from relay.store import keys
+from relay.store.decisions import Decisions
 from relay.store.order_records import Registration
 from relay.store.redis import Db, open_client
 from relay.store.tokens import StoredTokens
+from relay.upstream.client import HttpUpstream
 from relay.upstream.interface import Access
+from relay.upstream.specification import Specification
 from relay.upstream.tokens import Credential, TokenRefused, Tokens
 from relay.vault import Vault
 from tests.support.api import open_app
-from tests.support.rig import serving
+from tests.support.rig import NoMinting, Rig, eventually, open_rig, serving
 
 CAUSE = Cause("key_1", "req_1", "2026-11-24T12:00:00.000Z")
 
@@ -87,3 +97,109 @@ def test_tokens_are_minted_once_shared_renewed_and_refusals_are_not_hammered(red
         await db.aclose()
 
     asyncio.run(main())
+
+
+@asynccontextmanager
+async def acting(redis_url: str, **config: Any) -> AsyncIterator[tuple[Rig, Simulator, Actions, str]]:
+    """A polled order with a pending replacement: the rig, the simulator, the actions and the item."""
+    simulator = Simulator(SimulatorConfig(orders=0, static_token="good-token", **config))
+    async with open_rig(redis_url, simulator.app) as rig:
+        http = httpx.AsyncClient(transport=EngineTransport(rig.engine), base_url=rig.upstream_url, trust_env=False)
+        picking = {"order_id": "o-9", "status": "picking"}
+        await http.post("/_sim/orders", json={"order_id": "o-9", "handling": picking, "user_id": "ada"})
+        item = (await http.post("/_sim/orders/o-9/suggest", json={})).json()["id"]
+        await rig.track("o-9")
+        rig.poll()
+        await eventually(rig.events)
+        upstream = HttpUpstream(rig.upstream_url, rig.engine, Specification())
+        broker = TokenBroker(rig.orders, Tokens(http, StoredTokens(rig.db, rig.vault)), NoMinting().find)
+        yield rig, simulator, Actions(rig.orders, rig.arms, Decisions(rig.db), upstream, broker), item
+        await http.aclose()
+        await upstream.aclose()
+
+
+async def caused(rig: Rig, type_: str) -> Any:
+    found = [event["data"].get("caused_by") for event in await rig.events() if event["type"] == type_]
+    return found[0] if found else None
+
+
+def test_an_answer_that_is_lost_is_no_reason_to_send_again(redis_url: str) -> None:
+    async def main() -> None:
+        async with acting(redis_url) as (rig, simulator, actions, item):
+            order, now = (rig.retailer_id, OrderId("o-9")), simulator.clock.now().wall
+            for resource in ("replacement", "chat"):
+                simulator.faults.add(parse(f"cut:1:resource={resource}:count=1"), now)
+            with pytest.raises(UpstreamRefused) as lost:
+                await actions.decide_replacement(*order, item, "APPROVED", CAUSE)
+            assert lost.value.code == "outcome_unknown"
+            with pytest.raises(UpstreamRefused):
+                await actions.send_message(*order, "The ripe ones, please.", CAUSE)
+            # It was done all the same, and the events say who did it.
+            for type_ in ("order.replacement_approved", "order.message_created"):
+                cause = await eventually(partial(caused, rig, type_))
+                assert (cause["type"], cause["key_id"]) == ("retailer", "key_1")
+            await eventually(partial(_again, actions, *order, item))
+            said = [event for event in await rig.events() if event["type"] == "order.message_created"]
+            assert len(said) == 1
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+async def _again(actions: Actions, retailer_id: RetailerId, order_id: OrderId, item: str) -> bool:
+    with suppress(Conflict):  # until it is noted that the event was told
+        return await actions.decide_replacement(retailer_id, order_id, item, "APPROVED", CAUSE) == {}
+    return False
+
+
+def test_two_at_once_are_sent_once_and_what_upstream_refuses_may_be_tried_again(redis_url: str) -> None:
+    async def main() -> None:
+        async with acting(redis_url) as (rig, simulator, actions, item):
+            order, now = (rig.retailer_id, OrderId("o-9")), simulator.clock.now().wall
+            simulator.faults.add(parse("403:1:resource=replacement:count=1"), now)
+            simulator.faults.add(parse("429:1:resource=chat:count=1"), now)
+            with pytest.raises(UpstreamRefused) as refused:
+                await actions.decide_replacement(*order, item, "REJECTED", CAUSE)
+            assert refused.value.code == "upstream_forbidden"
+            simulator.faults.add(parse("latency:300ms:1:resource=replacement"), now)
+            both = await asyncio.gather(
+                *(actions.decide_replacement(*order, item, "REJECTED", CAUSE) for _ in range(2)),
+                return_exceptions=True,
+            )
+            assert sorted(type(one).__name__ for one in both) == ["Conflict", "dict"]
+            decided = [one for one in simulator.world.happened if one.what == "rejected"]
+            assert len(decided) == 1
+            with pytest.raises(UpstreamRefused) as busy:
+                await actions.send_message(*order, "Hello", CAUSE)
+            assert busy.value.code == "upstream_busy"
+            await rig.db.run("HSET", keys.budget("shared"), "gate", await rig.db.now_ms() + 20_000)
+            with pytest.raises(RateLimited):  # the whole credential pauses
+                await actions.send_message(*order, "Hello", CAUSE)
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_what_is_certain_is_refused_without_asking(redis_url: str) -> None:
+    async def main() -> None:
+        async with acting(redis_url) as (rig, simulator, actions, item):
+            order = (rig.retailer_id, OrderId("o-9"))
+            instead = {"upc": "1", "count": 1}
+            with pytest.raises(InvalidInput) as unknown:
+                await actions.decide_replacement(*order, item, "REJECTED", CAUSE, instead)
+            assert unknown.value.code == "not_supported"
+            now = simulator.clock.now()
+            simulator.world.handle(simulator.world.order("o-9"), {"status": "delivered"}, now, "control")
+
+            async def refused() -> str:
+                with pytest.raises(Conflict) as over:
+                    await actions.decide_replacement(*order, item, "REJECTED", CAUSE)
+                return over.value.code
+
+            await eventually(partial(_is_over, rig))
+            assert await refused() in ("order_over", "tracking_ended")
+            assert not [one for one in simulator.world.happened if one.what == "rejected"]
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+async def _is_over(rig: Rig) -> bool:
+    return (await rig.state("o-9")).snapshot.status == "delivered"
