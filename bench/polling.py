@@ -5,7 +5,6 @@ import socket
 
 from bench.stage import Stage, exposition, median, open_stage, report, until
 from relay.model.orders import OrderId, RetailerId
-from relay.model.pacing import CLASSES
 from relay.store import keys
 from relay.store.order_records import Registration, UserToken
 from relay.store.orders import Orders
@@ -13,31 +12,46 @@ from relay.store.redis import Db, open_client
 from relay.vault import Vault, parse_master_keys
 
 ORDERS = 3_000
+#: Orders of the measurement of memory.
+MANY = 100_000
 ROUNDS = 3
 SECONDS = 5.0
 RETAILER = RetailerId("ret_bench")
 
 
-async def _register(stage: Stage) -> None:
+async def _register(stage: Stage, count: int = ORDERS) -> None:
     db = Db(open_client(stage.redis_url))
     await db.run("FLUSHALL")
     orders = Orders(db, Vault(parse_master_keys(stage.master_keys)))
-    wanted = [Registration(OrderId(f"o-{n}"), None, UserToken("t")) for n in range(ORDERS)]
-    for start in range(0, ORDERS, 500):
+    wanted = [Registration(OrderId(f"o-{n}"), None, UserToken("t")) for n in range(count)]
+    for start in range(0, count, 500):
         await orders.register(RETAILER, wanted[start : start + 500], credential=keys.SHARED_CREDENTIAL)
     await db.aclose()
 
 
 async def _bytes_per_order(stage: Stage) -> float:
-    """Everything that an order costs besides its events: its hash, and its share of the lists."""
+    """Everything that one of many orders costs besides its events: Redis's memory with all of them read, less what it
+    had before."""
     db = Db(open_client(stage.redis_url))
-    names = [keys.order(RETAILER, f"o-{n}") for n in range(0, ORDERS, 10)]
-    sizes = await db.run_many([["MEMORY", "USAGE", name] for name in names])
-    lists = [keys.due("shared", RETAILER, klass) for klass in range(CLASSES)]
-    lists += [keys.claimed("shared", RETAILER), keys.orders(RETAILER)]
-    shared = [size or 0 for size in await db.run_many([["MEMORY", "USAGE", name, "SAMPLES", 0] for name in lists])]
+    await db.run("FLUSHALL")
+    before = await _used(db)
     await db.aclose()
-    return float(sum(sizes) / len(sizes) + sum(shared) / ORDERS)
+    await _register(stage, MANY)
+    count = stage.count("get")
+    with stage.running("workers", "poll", poll_pumps="1"):
+        await asyncio.to_thread(until, lambda: stage.count("get") - count >= 3 * MANY, 300.0)
+    db = Db(open_client(stage.redis_url))
+    events = [keys.log(RETAILER), keys.event_ids(RETAILER), *(keys.trail(RETAILER, f"o-{n}") for n in range(MANY))]
+    for start in range(0, len(events), 1_000):
+        await db.run("DEL", *events[start : start + 1_000])
+    used = await _used(db)
+    await db.run("FLUSHALL")
+    await db.aclose()
+    return (used - before) / MANY
+
+
+async def _used(db: Db) -> int:
+    return int((await db.run("INFO", "memory"))["used_memory"])
 
 
 def _relay(stage: Stage) -> tuple[float, float]:
@@ -87,7 +101,7 @@ def main() -> None:
         ("bare engine", f"{median(engine):9.0f} GET/s   {[round(x) for x in engine]}"),
         ("the relay, one worker process", f"{median(relay):9.0f} GET/s   {[round(x) for x in relay]}"),
         ("round trips an unchanged poll", f"{median(trips):9.4f}"),
-        ("bytes an order of ten items", f"{size:9.0f}"),
+        ("bytes an order of ten items, of 100,000", f"{size:9.0f}"),
     ]
     report(
         rows,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.errors import InvalidInput, InvalidSettings, Problem
+from relay.model.catalogue import EVENT_TYPES
 from relay.model.retries import DEFAULT_SCHEDULE, GIVE_UP_AFTER, Schedule
 from relay.vault import parse_master_keys
 
@@ -51,6 +52,8 @@ def _weights(text: str) -> Mapping[str, float]:
         name, separator, value = part.partition("=")
         if not separator or not re.fullmatch(r"\d{1,4}(\.\d+)?", value) or not 0 < float(value) <= 1000:
             raise ValueError("write type=weight, such as order.replacement_suggested=3, each above 0 and up to 1000")
+        if name.strip() not in EVENT_TYPES:
+            raise ValueError(f"{name.strip()!r} is no type of event; relay event-types lists them")
         weights[name.strip()] = float(value)
     return weights
 

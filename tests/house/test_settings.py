@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from relay.errors import InvalidSettings
+from relay.model.orders import Resource
+from relay.polling.policy import policy_of
 from relay.settings import TABLE, Settings, load, variable
+from relay.upstream.connect import Connect
 from relay.vault import generate_master_key
 
 
@@ -80,3 +83,32 @@ def test_every_setting_has_its_heading_in_the_manual() -> None:
 
     missing = [variable(name) for name in TABLE if f"`{variable(name)}`" not in manual]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("POLL_WEIGHTS", "order.nope=3"),
+        ("POLL_WEIGHTS", "order.message_created"),
+        ("POLL_WEIGHTS", "order.message_created=0"),
+        ("UPSTREAM_RETAILER_ID", "a\r\nx-evil: 1"),
+        ("UPSTREAM_DIALECT", "esperanto"),
+    ],
+)
+def test_polling_settings_that_are_refused(name: str, text: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        load({f"RELAY_{name}": text})
+
+    assert [problem.pointer for problem in refused.value.problems] == [f"RELAY_{name}"]
+
+
+def test_the_live_dialect_is_polled_by_its_own_resources() -> None:
+    settings = load({"RELAY_UPSTREAM_DIALECT": "connect", "RELAY_POLL_WEIGHTS": "order.message_created=2"})
+    policy = policy_of(settings)
+
+    assert policy.resources == Connect.required
+    assert policy.cadence.weight("order.message_created") == 2
+    assert policy.cadence.weight("order.replacement_suggested") == 3
+    assert (
+        policy.cadence.bounds(Resource.HANDLING, "picking")[1] > policy.cadence.bounds(Resource.DETAILS, "picking")[1]
+    )
