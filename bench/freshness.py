@@ -32,6 +32,7 @@ from relay.model.pacing import (
     HELD,
     NARROWEST,
     OCTAVES,
+    URGENT,
     Pacing,
     Pool,
     forecast,
@@ -58,6 +59,7 @@ class Arm:
     polled: float | None = None
     changed: float = 0.0
     left: int = 0
+    ticket: int = 0
     phase: float = 1.0
 
 
@@ -86,6 +88,9 @@ class Fair:
     def half(self) -> None:
         """Nothing was learnt."""
 
+    def hasten(self, order: Order, now: float) -> None:
+        """A queue of fixed turns has no such thing."""
+
     def take(self, now: float) -> Arm | None:
         if not self._heap:
             return None
@@ -108,6 +113,7 @@ class Learning:
         self._cadence = Cadence()
         self._pacing = Pacing(self._hazards, self._cadence)
         self._factor = FIRST_FACTOR
+        #: Due time, a ticket, arm: only the arm's last ticket counts.
         self._queues: list[list[tuple[float, int, Arm]]] = [[] for _ in range(CLASSES)]
         self._number = 0
         self._planned: dict[int, float] = {}
@@ -121,6 +127,10 @@ class Learning:
     def take(self, now: float) -> Arm | None:
         best, most = None, -EARLY
         for number, queue in enumerate(self._queues):
+            while queue and queue[0][1] != queue[0][2].ticket:
+                heapq.heappop(queue)
+            if queue and number == URGENT:
+                return heapq.heappop(queue)[2]
             if queue:
                 octave = number - OCTAVES if number != HELD else 5
                 late = (now - queue[0][0]) / (NARROWEST * 2 ** (octave + 0.5))
@@ -149,9 +159,18 @@ class Learning:
         pool = Pool("", arms, arms // 3, arms // 3, 1, budget, 0.0)
         plan = self._pacing.plan(pool, self._factor, retailer, resource, stage, now - arm.changed, self._stretch)
         self._planned[id(arm)] = plan.seconds
+        self._stand(arm, now + plan.seconds * (arm.phase if arm.polled is None else 1.0), plan.klass)
+
+    def hasten(self, order: Order, now: float) -> None:
+        """The stage moved: what else the order shows is looked at at once, as the worker does."""
+        for arm in order.arms:
+            if arm.resource != 0 and arm.polled is not None and not order.over:
+                self._stand(arm, now, URGENT)
+
+    def _stand(self, arm: Arm, due: float, number: int) -> None:
         self._number += 1
-        due = now + plan.seconds * (arm.phase if arm.polled is None else 1.0)
-        heapq.heappush(self._queues[plan.klass], (due, self._number, arm))
+        arm.ticket = self._number
+        heapq.heappush(self._queues[number], (due, self._number, arm))
 
 
 @dataclass
@@ -193,7 +212,10 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
         found = times[seen : arm.seen]
         delays += [now - time for time in found if time > half]
         if arm.resource == 0:
+            before = arm.order.stage
             _look(arm.order, now, known_stages, stages)
+            if before not in ("", arm.order.stage):
+                policy.hasten(arm.order, now)
         if arm.order.over:
             arm.left -= 1
             if arm.left <= 0:
@@ -210,7 +232,7 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
 
 def _look(order: Order, now: float, known: set[tuple[int, float]], stages: dict[str, int]) -> None:
     """A poll of handling shows the stage; a terminal one is confirmed by one more reading of each resource."""
-    at = bisect_right(order.entered, now) - 1
+    at = max(0, bisect_right(order.entered, now) - 1)
     if order.stage and order.stage not in TERMINAL_STATUSES:
         stages[order.stage] -= 1
     order.stage = order.stages[at]

@@ -125,7 +125,8 @@ def _cut(order: dict[str, Any], horizon: float) -> dict[str, Any]:
     first = max((number for number, (at, _) in enumerate(stages) if at <= 0), default=0)
     return {
         **order,
-        "end": min(order["end"], horizon),
+        "start": round(order["start"], 3),
+        "end": round(min(order["end"], horizon), 3),
         "stages": [[round(at, 3), stage] for at, stage in stages[first:]],
         "changes": [[round(at, 3), resource] for at, resource in order["changes"] if 0 < at <= horizon],
     }
