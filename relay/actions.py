@@ -12,6 +12,7 @@ from relay.access import AccessRefused, TokenBroker
 from relay.errors import Conflict, NotFound, RateLimited, UpstreamRefused
 from relay.model.changes import Cause, keyed
 from relay.model.orders import TERMINAL_STATUSES, JsonObject, OrderId, OrderState, Resource, RetailerId, Tracking
+from relay.model.sightings import milliseconds
 from relay.store.arms import Arms
 from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import TokenOwner
@@ -20,6 +21,9 @@ from relay.upstream.interface import Access, UnusableAnswer, Upstream
 
 #: How long a write may wait for its turn in the credential's budget (ms).
 PATIENCE_MS = 5_000
+#: How long a write whose outcome is not known keeps the same from being sent again (seconds): long enough for its
+#: consequence to be seen.
+UNKNOWN_FOR_S = 60.0
 #: Statuses of upstream's answer after which it is certain that nothing was done.
 _REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
 
@@ -62,6 +66,8 @@ class Actions:
             if known.content == status:
                 return known.answer or {}
             raise Conflict(f"this was decided: {known.content}; a decision is final", code="already_decided")
+        elif known is not None and _age_s(known) > UNKNOWN_FOR_S:
+            await self._decisions.drop(retailer_id, order_id, name)  # the retailer asks for it again, knowing that
         _decidable(state, item)
         self._upstream.check_decision(status, alternative)
         decision = Decision(name, status, cause)
@@ -157,6 +163,10 @@ class Actions:
             return await self._broker.access(owner)
         except AccessRefused as error:
             raise UpstreamRefused(error.detail, status=401, code=error.code) from None
+
+
+def _age_s(decision: Decision) -> float:
+    return time.time() - (milliseconds(decision.cause.at) or 0) / 1000
 
 
 def _decidable(state: OrderState, item: JsonObject | None) -> None:

@@ -211,9 +211,8 @@ class Verdicts:
         failures = 1 if code in _SLOW_DOWN else trouble.count
         if code in lifecycle.SUSPENDING and not at_once:
             step = await self._lasting(arm, code, detail, trouble)
-            slow = slow or (step is not None and arm.resource in step.state.off)
-            if slow:
-                failures = max(failures, 10)
+            if step is not None and arm.resource in step.state.off:
+                slow, failures = True, max(failures, 10)  # it is not expected to come back
         delay = 0 if at_once else self._policy.cadence.retry_ms(failures, retry_after_s, self._dice, slow=slow)
         klass = URGENT if at_once else self._planner.same_class(arm)
         self._settler.put(Settlement(arm, Due(delay, klass), trouble=trouble))

@@ -1,8 +1,10 @@
 """The retailer's decisions go through, with minted tokens, and come back as events."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +16,7 @@ from relay.actions import Actions
 from relay.engine import EngineTransport
 from relay.errors import Conflict, InvalidInput, NotFound, RateLimited, UpstreamRefused
 from relay.model.changes import Cause
+from relay.model.events import rfc3339
 from relay.model.orders import OrderId, RetailerId
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.simulator.faults import parse
@@ -30,7 +33,8 @@ from relay.vault import Vault
 from tests.support.api import open_app
 from tests.support.rig import NoMinting, Rig, eventually, open_rig, serving
 
-CAUSE = Cause("key_1", "req_1", "2026-11-24T12:00:00.000Z")
+CAUSE = Cause("key_1", "req_1", rfc3339(round(time.time() * 1000)))
+LONG_AGO = replace(CAUSE, at="2026-11-24T12:00:00.000Z")
 
 
 def test_a_decision_and_a_message_reach_upstream_once(redis_url: str, master_keys: str) -> None:
@@ -174,6 +178,27 @@ def test_two_at_once_are_sent_once_and_what_upstream_refuses_may_be_tried_again(
             await rig.db.run("HSET", keys.budget("shared"), "gate", await rig.db.now_ms() + 20_000)
             with pytest.raises(RateLimited):  # the whole credential pauses
                 await actions.send_message(*order, "Hello", CAUSE)
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_what_may_have_been_done_is_not_sent_again_until_it_had_time_to_show(redis_url: str) -> None:
+    async def main() -> None:
+        async with acting(redis_url) as (rig, simulator, actions, item):
+            order, now = (rig.retailer_id, OrderId("o-9")), simulator.clock.now().wall
+            simulator.faults.add(parse("500:1:resource=replacement:count=2"), now)
+            with pytest.raises(UpstreamRefused) as unknown:
+                await actions.decide_replacement(*order, item, "APPROVED", CAUSE)
+            assert unknown.value.code == "outcome_unknown"
+            with pytest.raises(Conflict) as early:
+                await actions.decide_replacement(*order, item, "APPROVED", CAUSE)
+            assert early.value.code == "in_progress"
+            await Decisions(rig.db).drop(*order, f"replacement/{item}")
+            with pytest.raises(UpstreamRefused):
+                await actions.decide_replacement(*order, item, "APPROVED", LONG_AGO)
+            done = await actions.decide_replacement(*order, item, "APPROVED", CAUSE)
+            assert done["replacement_status"] == "APPROVED"
+            assert len([one for one in simulator.world.happened if one.what == "approved"]) == 1
 
     asyncio.run(asyncio.wait_for(main(), 40))
 
