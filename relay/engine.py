@@ -13,11 +13,12 @@ Nothing ambient takes effect: no proxy variables, no `.netrc`, no cookies, no re
 import enum
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 import httpx
+import msgspec
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
@@ -40,15 +41,14 @@ class Failure(enum.StrEnum):
     BLOCKED = "blocked"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What came back: a status with headers and body, or a failure with a short text.
 
     `body` holds at most the bytes asked for; `truncated` says that there was more. Header names are lower case.
     """
 
     status: int | None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes = b""
     truncated: bool = False
     failure: Failure | None = None

@@ -15,11 +15,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 import structlog
+from msgspec.structs import replace
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.http import Url
 

@@ -18,6 +18,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from relay.model.cadence import Cadence
 from relay.model.hazards import POWER, PRIOR, Hazards, reach
 from relay.model.orders import Resource
@@ -44,8 +46,7 @@ DEMAND = 0.1
 FIRST_AGE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """One retailer's arms under one credential: how many, its orders and those of all `retailers` of the credential,
     the credential's rate (requests a second; 0: no limit), and the learnt factor of the threshold (its logarithm)."""
 
@@ -63,8 +64,7 @@ class Pool:
         return self.rate * share(self.orders, self.all_orders, self.retailers)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Poll again after so many seconds, and stand in this class until then."""
 
     seconds: float

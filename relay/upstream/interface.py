@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from relay.model.orders import JsonObject, OrderId, Resource
 
 
@@ -30,8 +32,7 @@ class Refusal(enum.StrEnum):
     NONSENSE = "nonsense"
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """One answer, not yet parsed. `raw` is the whole body, decoded, empty on a refusal; `detail` names no person.
 
     `validator` is what a later request may be conditional on: an entity tag, or `@` and a date (RFC 9110, section 8.8).
@@ -40,13 +41,17 @@ class Fetched:
 
     resource: Resource
     status: int | None
-    raw: bytes = field(repr=False)
+    raw: bytes
     refusal: Refusal | None = None
     detail: str = ""
     retry_after_s: float | None = None
     duration_ms: float = 0.0
     validator: str = ""
     unmodified: bool = False
+
+    def __repr__(self) -> str:
+        """Without the body: it may hold personal data."""
+        return f"Fetched({self.resource.value}, {self.status}, {len(self.raw)} bytes, {self.refusal}, {self.detail!r})"
 
 
 class UnusableAnswer(Exception):
