@@ -34,8 +34,14 @@ class Site:
         self.heads: list[bytes] = []
 
     async def open(self, stack: AsyncExitStack) -> None:
-        self.port = await stack.enter_async_context(peer(self._public, host="127.0.0.2"))
-        await stack.enter_async_context(peer(self._inside, host="127.0.0.1", port=self.port))
+        for attempt in range(5):  # what is free on one address may be taken on the other
+            self.port = await stack.enter_async_context(peer(self._public, host="127.0.0.2"))
+            try:
+                await stack.enter_async_context(peer(self._inside, host="127.0.0.1", port=self.port))
+                return
+            except OSError:
+                if attempt == 4:
+                    raise
 
     async def _inside(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.inside += 1
