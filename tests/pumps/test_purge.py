@@ -121,7 +121,7 @@ def test_nothing_of_a_purged_order_is_left_anywhere(redis_url: str) -> None:
                     after = replace(known.configuration, url=f"{failing}/mended/{one.id}", enabled=True)
                     await rig.subscriptions.amend(rig.retailer_id, known, after)
                 await rig.db.run("ZADD", keys.lanes(parked.id), "XX", 0, "o-2")
-                await eventually(rig.idle, within=40)
+                await eventually(rig.idle)
 
                 assert await eventually(rig.balanced)
                 assert await places(rig.db, "planted") == []
@@ -288,7 +288,7 @@ def test_retention_alone_leaves_nothing_and_counts_what_was_never_read(redis_url
             await rig.subscriptions.amend(rig.retailer_id, known, replace(known.configuration, enabled=True))
             rig.receiver.sequences.clear()
             rig.deliver()
-            await eventually(rig.idle, within=40)
+            await eventually(rig.idle)
             # The events that retention took keep their numbers: the next one is the third.
             assert 3 in rig.receiver.sequences
             assert await eventually(rig.balanced)
