@@ -93,8 +93,8 @@ class MaintainPump:
         """Set the gauges of the ledger, and go on counting what is sealed."""
         await self._census.step()
         found = await self._ledger.summary()
-        metrics.waiting_events.set(found.waiting)
-        metrics.oldest_waiting_age.set(0 if found.oldest_ms is None else found.oldest_ms / 1000)
+        metrics.waiting_events.labels("ready").set(found.waiting)
+        metrics.oldest_waiting_age.labels("ready").set(0 if found.oldest_ms is None else found.oldest_ms / 1000)
         metrics.ledger_imbalance.set(found.imbalance)
         metrics.subscriptions.labels("enabled").set(found.enabled)
         metrics.subscriptions.labels("disabled").set(found.disabled)

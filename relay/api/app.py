@@ -79,7 +79,7 @@ async def _authenticate(deps: Deps, request: Request) -> Caller:
             raise Unauthorized("send Authorization: Bearer KEY")
         caller = await deps.retailers.authenticate(key.strip())
     except Unauthorized:
-        metrics.authentication_failures.inc()
+        metrics.http_rejected.labels("auth").inc()
         raise
     request.scope["state"] |= {"retailer_id": caller.retailer_id, "key_id": caller.key_id}
     return caller
@@ -182,6 +182,11 @@ async def _defect(request: Request, error: Exception) -> Response:
     )
 
 
+def _group(route: str | None) -> str:
+    """The first part of a path after the version: a dozen of them, where routes are sixty."""
+    return "other" if route is None else route.removeprefix("/v1/").strip("/").partition("/")[0]
+
+
 class Observed:
     """Request id, one log line and the metrics of each request, whatever becomes of it."""
 
@@ -214,8 +219,8 @@ class Observed:
     def _told(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
         if route is None and scope["path"] in ("/livez", "/readyz", "/metrics"):
             return
-        metrics.http_requests.labels(scope["method"], route or "other", str(status)).inc()
-        metrics.http_duration.labels(route or "other").observe(seconds)
+        metrics.http_requests.labels(route or "other", scope["method"], f"{status // 100}xx").inc()
+        metrics.http_duration.labels(_group(route)).observe(seconds)
         self._log.info(
             "request.served",
             method=scope["method"],

@@ -103,7 +103,7 @@ class Recorder:
             recorded = await self._deliveries.record(self._owned, progress, lease_ms=self._limits.lease_ms)
             if recorded is None:
                 self.lost = True
-                metrics.leases_lost.labels("subscription").inc()
+                metrics.leases_lost.labels("deliver").inc()
                 raise LeaseLost
             self._leased_until = asked + self._limits.lease_ms / 1000
             self._clock.anchor(recorded.now_ms)

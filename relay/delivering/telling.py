@@ -4,7 +4,7 @@ from functools import cache
 
 import msgspec
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from relay import metrics
 from relay.delivering.jobs import Job
@@ -18,10 +18,10 @@ def attempted(
     logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, now_ms: int
 ) -> Attempt:
     """Tell of one attempt; returns it as it is kept."""
-    kind = outcome.kind if outcome.kind != "answered" else f"status_{(outcome.status or 0) // 100}xx"
     name = type(verdict).__name__.lower()
-    _attempts(kind).inc()
-    metrics.attempt_duration.observe(outcome.duration_ms / 1000)
+    count, duration = _attempts(outcome.kind, "none" if outcome.status is None else f"{outcome.status // 100}xx")
+    count.inc()
+    duration.observe(outcome.duration_ms / 1000)
     _verdicts(name).inc()
     logger.info(
         "delivery.attempted",
@@ -68,8 +68,8 @@ def about(subscription_id: str, url: str, details: JsonObject) -> JsonObject:
 
 
 @cache
-def _attempts(kind: str) -> Counter:
-    return metrics.attempts.labels(kind)
+def _attempts(kind: str, status_class: str) -> tuple[Counter, Histogram]:
+    return metrics.attempts.labels(kind, status_class), metrics.attempt_duration.labels(kind)
 
 
 @cache

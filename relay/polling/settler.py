@@ -53,4 +53,4 @@ class Settler:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             lost = await self._arms.settle(batch, self._planner.drain())
             if lost:
-                metrics.leases_lost.labels("arm").inc(lost)
+                metrics.leases_lost.labels("poll").inc(lost)

@@ -157,10 +157,10 @@ class Verdicts:
         self._planner.read(arm, reading.started_ms, times, sum(map(self._policy.cadence.weight, facts)))
         stage = arm.stage.removesuffix("+")
         for at in told:
-            metrics.detection_delay.labels(arm.resource.value, stage).observe((reading.started_ms - at) / 1000)
+            metrics.detection_delay.labels(stage).observe((reading.started_ms - at) / 1000)
         for _ in facts[len(told) :]:
             bound = (reading.started_ms - arm.read_at_ms) / 1000
-            metrics.detection_bound.labels(arm.resource.value, stage).observe(bound)
+            metrics.detection_bound.labels(stage).observe(bound)
 
     def _due(self, arm: ClaimedArm, step: Step, changed_ms: int, now_ms: int) -> dict[Resource, Due]:
         """When arms are due, with the policy's word where the step leaves it to it."""
@@ -195,7 +195,6 @@ class Verdicts:
     ) -> None:
         """An answer that is no reading. The arm keeps its age; `at_once`: the cause is mended, so it is asked again."""
         self.count(arm, code)
-        metrics.orders_in_trouble.labels(code).inc()
         now_ms = self._clock.now_ms()
         trouble = lifecycle.troubled(arm.trouble, code, detail, now_ms=now_ms)
         if trouble.count == 1 and not at_once:
@@ -224,7 +223,7 @@ class Verdicts:
             return
         self._reported[arm.credential] = now
         gate_ms = await self._arms.throttle(arm.credential, fetched.retry_after_s)
-        metrics.throttles.inc()
+        metrics.throttles.labels("unavailable" if fetched.status == 503 else "rate_limited").inc()
         self._log.warning("poll.throttled", credential=arm.credential, detail=fetched.detail, until_ms=gate_ms or None)
 
     async def _lasting(self, arm: ClaimedArm, code: str, detail: str, trouble: Trouble) -> Step | None:

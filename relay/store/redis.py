@@ -103,9 +103,9 @@ class Db:
         self.trips = 0
         self._scripts: dict[str, Script] = {}
 
-    def _count(self) -> None:
+    def _count(self, kind: str = "command") -> None:
         self.trips += 1
-        metrics.redis_round_trips.inc()
+        metrics.redis_round_trips.labels(kind).inc()
 
     async def run(self, *command: Arg) -> Any:
         """One command, one round trip."""
@@ -137,7 +137,7 @@ class Db:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = Script(name)
-        self._count()
+        self._count("script")
         try:
             return await self.client.execute_command(  # type: ignore[no-untyped-call]
                 "EVALSHA", script.sha, len(keys), *keys, *args

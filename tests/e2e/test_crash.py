@@ -204,7 +204,7 @@ def test_a_worker_waits_for_redis_and_serves_its_health(tmp_path: Path, unused_p
                     await asyncio.to_thread(store.resume)
                     await eventually(lambda: len(rig.receipts) > 3, within=30)
                     assert await metric(unused_port, "relay_polls_total") > 0
-                    assert await metric(unused_port, "relay_delivery_attempts_total") > 3
+                    assert await metric(unused_port, "relay_attempts_total") > 3
                     import httpx
 
                     async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{unused_port}") as client:

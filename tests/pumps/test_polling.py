@@ -75,14 +75,14 @@ def test_no_bad_answer_changes_the_snapshot(redis_url: str, answer: Answer, code
             rig.poll()
             await eventually(rig.events)
             before = await rig.state()
-            count = metrics.orders_in_trouble.labels(code)._value.get()
+            count = metrics.polls.labels("items", code)._value.get()
 
             upstream.misbehaviour["items"] = answer
             trouble = await eventually(lambda: _trouble(rig))
 
             assert trouble.code == code
             assert (await rig.state()).snapshot == before.snapshot
-            assert metrics.orders_in_trouble.labels(code)._value.get() > count
+            assert metrics.polls.labels("items", code)._value.get() > count
             asked = len(upstream.asked)
             await eventually(lambda: len(upstream.asked) > asked + 3)  # polling goes on
 
