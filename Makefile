@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism tools check-deploy test-faults lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,15 @@ check: $(VENV)/.dev ## Format, lint, strict types, import contract
 fmt: $(VENV)/.dev ## Format and apply the safe lint fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+check-deploy: tools ## Chart, rules, dashboards, image and compose file, against the real tools
+	@$(BIN)/python -m pytest -q -n 2 tests/deploy
+
+test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
+	@$(BIN)/python -m pytest -q tests/faults
+
+tools: $(VENV)/.dev ## Fetch what check-deploy and the fault tests need besides: helm, promtool, Redis with TLS ...
+	@$(BIN)/python -m tests.support.tools
 
 prism: $(VENV)/.dev ## A minute against an upstream nobody here wrote (needs npm)
 	@PRISM_SECONDS=60 $(BIN)/python -m pytest -q tests/e2e/test_prism.py
