@@ -13,6 +13,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -131,7 +132,7 @@ def as_dict(answer: Any) -> dict[bytes, bytes]:
 
 def _translated(error: ResponseError) -> Exception:
     text = str(error)
-    if text.startswith("OOM"):
+    if isinstance(error, OutOfMemoryError):  # redis-py takes the code off the text of those it knows
         return StoreUnavailable(f"Redis is full: {text}", code=STORE_FULL)
     if text.startswith(("MISCONF", "NOREPLICAS", "READONLY", "LOADING")):
         return StoreUnavailable(f"Redis refuses to write: {text}")

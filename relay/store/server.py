@@ -89,7 +89,7 @@ def findings(server: Server) -> list[tuple[str, bool, str]]:
         (
             "redis_not_persistent",
             server.append_only,
-            "append-only persistence is on (appendonly yes): a restart loses no event but those of the last second",
+            "append-only persistence is on (appendonly yes), or a restart loses events",
         ),
     ]
 
