@@ -92,6 +92,8 @@ def connection_options() -> dict[str, Any]:
         "health_check_interval": 15,
         "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
         "retry_on_error": [ConnectionError, TimeoutError],
+        "lib_name": None,  # CLIENT SETINFO: a command more to permit, which Redis 7.0 does not know
+        "lib_version": None,
     }
 
 

@@ -16,19 +16,21 @@ from relay.errors import STORE_FULL
 from tests.e2e.test_crash import Scene, open_scene
 from tests.support.rig import eventually
 from tests.support.servers import free_port
-from tests.support.workers import metric
+from tests.support.workers import Workers, metric
 
 pytestmark = pytest.mark.timeout(170)
 ADMIN = "an-operators-key-of-the-tests"
 
 
 @asynccontextmanager
-async def _api(scene: Scene) -> AsyncIterator[httpx.AsyncClient]:
+async def open_api_process(workers: Workers) -> AsyncIterator[httpx.AsyncClient]:
     """The API as a process of its own."""
     port = free_port()
-    environment = scene.workers.environment | {"RELAY_PORT": str(port), "RELAY_ADMIN_KEY": ADMIN}
-    with scene.workers.logs.open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "relay", "api"], env=environment, stderr=log)
+    environment = workers.environment | {"RELAY_PORT": str(port), "RELAY_ADMIN_KEY": ADMIN}
+    with workers.logs.open("ab") as log:
+        process = await asyncio.to_thread(
+            subprocess.Popen, [sys.executable, "-m", "relay", "api"], env=environment, stderr=log
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
@@ -65,7 +67,7 @@ async def _free(scene: Scene) -> None:
 
 def test_full_redis_is_survived_without_loss(tmp_path: Path) -> None:
     async def main() -> None:
-        async with open_scene(tmp_path, orders=6, speed=240) as scene, _api(scene) as api:
+        async with open_scene(tmp_path, orders=6, speed=480) as scene, open_api_process(scene.workers) as api:
             ports = {kind: free_port() for kind in ("poll", "deliver", "maintain")}
             workers = [scene.workers.start(kind, metrics_port=str(port)) for kind, port in ports.items()]
             made = await api.post("/v1/retailers", json={"name": "Corner"}, headers=_bearer(ADMIN))
