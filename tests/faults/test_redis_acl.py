@@ -25,9 +25,22 @@ pytestmark = pytest.mark.timeout(170)
 ROOT = Path(__file__).parents[2]
 PASSWORD = "of-this-test"
 #: What redis-py and arq send by themselves.
-CLIENTS = {"ping", "select", "watch", "unwatch", "multi", "exec", "psetex", "incr", "expire", "dbsize", "info", "eval"}
+CLIENTS = {
+    "ping",
+    "select",
+    "watch",
+    "unwatch",
+    "multi",
+    "exec",
+    "psetex",
+    "incrby",
+    "expire",
+    "dbsize",
+    "info",
+    "eval",
+}
 #: Answers of the API when all is well, or when there is nothing to do.
-ANSWERED = (200, 201, 202, 204, 404, 409, 410, 422, 502)
+ANSWERED = (200, 201, 202, 204, 404, 409, 410, 422, 429, 502)
 
 
 def _line() -> str:
@@ -126,7 +139,9 @@ def test_the_account_is_enough_and_nothing_in_it_is_unused(tmp_path: Path) -> No
             dangerous = {str(name) for name in _listed(server.ask("ACL", "CAT", "dangerous"))}
             assert _allowed() & dangerous == {"info"}
             assert "keys" not in _allowed()
-            url = server.url.replace("//", f"//relay:{PASSWORD}@")
+            url = (
+                server.url.replace("//", f"//relay:{PASSWORD}@") + "/1"
+            )  # another database than the first needs SELECT
             simulator = Simulator(SimulatorConfig(orders=3, speed=900, seed=5, static_token="good-token"))
             master_keys = generate_master_key("scene")
             async with open_rig(url, simulator.app, master_keys=master_keys) as rig:
