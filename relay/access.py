@@ -4,7 +4,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from relay import metrics
 from relay.errors import SecretUnreadable
 from relay.model.orders import OrderId, RetailerId
 from relay.settings import Settings
@@ -96,7 +95,6 @@ class TokenBroker:
                 return await self._tokens.access(credential, holder.user_id)
             return await self._tokens.renewed(credential, holder.user_id, refused)
         except TokenRefused as error:
-            metrics.mints.labels(error.blame.value).inc()
             raise AccessRefused(error.blame.value, error.detail) from None
 
 

@@ -3,9 +3,13 @@
 import logging
 import sys
 from collections.abc import MutableMapping
+from functools import cache
 from typing import Any
 
 import structlog
+from prometheus_client import Counter
+
+from relay import metrics
 
 _SECRET_WORDS = ("secret", "token", "authorization", "password", "master_key", "api_key", "assertion")
 _HARMLESS = frozenset({"token_revision"})
@@ -20,6 +24,7 @@ def configure(log_format: str, log_level: str) -> None:
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        count,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
     ]
@@ -43,6 +48,17 @@ def configure(log_format: str, log_level: str) -> None:
     for name in ("arq", "arq.worker", "uvicorn", "uvicorn.error", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def count(_: Any, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Count the line by its level. What is below RELAY_LOG_LEVEL never comes here."""
+    _lines(fields["level"]).inc()
+    return fields
+
+
+@cache
+def _lines(level: str) -> Counter:
+    return metrics.log_lines.labels(level)
 
 
 def redact(_: Any, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

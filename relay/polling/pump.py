@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 import xxhash
+from prometheus_client import Gauge, Histogram
 
 from relay import metrics
 from relay.access import AccessRefused
@@ -101,7 +102,8 @@ class PollPump:
         self._room = asyncio.Event()
         self._pressure = pressure or Pressure()
         self.concurrency = concurrency or Concurrency(limits.concurrency)
-        self._durations = {r: metrics.poll_duration.labels(r.value) for r in Resource}
+        self._durations: dict[Resource, Histogram] = {}
+        self._successes: dict[Resource, Gauge] = {}
         planner = planner or Planner(arms, policy)
         self._settler = Settler(arms, planner)
         self._verdicts = Verdicts(
@@ -143,6 +145,8 @@ class PollPump:
             return
         claim = await self._arms.claim(min(room, BATCH), lease_ms=self._limits.lease_ms, horizon_ms=HORIZON_MS)
         self._clock.anchor(claim.now_ms)
+        if paid := sum(arm.pool.rate > 0 for arm in claim.arms):
+            metrics.budget_spent.inc(paid)
         for arm in claim.arms:
             self._start(self._poll(arm))
         metrics.concurrency_limit.set(limit)
@@ -195,19 +199,22 @@ class PollPump:
             self._verdicts.count(arm, "late")
             self._verdicts.release(arm)
             return
+        metrics.poll_lateness.observe(max(0, started_ms - arm.due_ms) / 1000)
         fetched = await self._upstream.fetch(
             access, arm.order_id, arm.resource, validator=arm.validator if arm.fingerprint else ""
         )
-        self._durations[arm.resource].observe(fetched.duration_ms / 1000)
+        self._timed(arm.resource, fetched.duration_ms / 1000)
         if fetched.refusal is not None:
             await self._refused(arm, access, fetched)
             return
         self.concurrency.good(fetched.duration_ms / 1000, len(self._in_flight), time.monotonic())
         if fetched.unmodified:
+            self._good(arm.resource)
             self._verdicts.unchanged(arm, started_ms)
             return
         fingerprint = xxhash.xxh3_128_hexdigest(fetched.raw).encode()
         if fingerprint == arm.fingerprint and arm.tracking is Tracking.ACTIVE:
+            self._good(arm.resource)
             changed = "" if fetched.validator == arm.validator else fetched.validator or "-"
             self._verdicts.unchanged(arm, started_ms, changed)
             return
@@ -216,8 +223,23 @@ class PollPump:
         except UnusableAnswer as error:
             await self._verdicts.refused(arm, error.refusal.value, error.detail)
             return
+        self._good(arm.resource)
         reading = Reading(arm.resource, value, started_ms)
         await self._verdicts.observe(arm, reading, fingerprint, fetched.validator)
+
+    # Looking a labelled metric up costs more than setting it; only resources that this upstream has get a series.
+
+    def _timed(self, resource: Resource, seconds: float) -> None:
+        histogram = self._durations.get(resource)
+        if histogram is None:
+            histogram = self._durations[resource] = metrics.poll_duration.labels(resource.value)
+        histogram.observe(seconds)
+
+    def _good(self, resource: Resource) -> None:
+        gauge = self._successes.get(resource)
+        if gauge is None:
+            gauge = self._successes[resource] = metrics.poll_last_success.labels(resource.value)
+        gauge.set(time.time())
 
     async def _turn_of(self, arm: ClaimedArm) -> int | None:
         """Wait for the send time that was granted; the time of setting out (ms), or None when it is too late for it."""

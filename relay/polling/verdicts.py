@@ -5,9 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import structlog
 from prometheus_client import Counter as PrometheusCounter
+from prometheus_client import Histogram
 
 from relay import metrics
 from relay.clock import Clock
@@ -140,27 +142,27 @@ class Verdicts:
     async def _commit(self, arm: ClaimedArm, reading: Reading, step: Step, commit: Commit) -> bool:
         """False when somebody else was faster, and all is to be decided anew."""
         result = await self._orders.commit(commit)
-        metrics.commits.labels(result).inc()
         if result == "conflict":
             return False
         self.count(arm, "changed" if result == "ok" else "gone")
         if result == "ok":
             self._learn(arm, reading, step)
-        self._told(arm, step)
+            self._told(arm, step)
         return True
 
     def _learn(self, arm: ClaimedArm, reading: Reading, step: Step) -> None:
         facts = [event.type for event in step.events if not event.type.startswith("order.tracking_")]
         if not arm.read_at_ms or not step.state.started:
             return
+        metrics.changes.labels(arm.resource.value).inc(len(facts))
         times, told = happened(reading, len(facts), arm.read_at_ms)
         self._planner.read(arm, reading.started_ms, times, sum(map(self._policy.cadence.weight, facts)))
         stage = arm.stage.removesuffix("+")
+        delay, bound = _detections(stage)
         for at in told:
-            metrics.detection_delay.labels(stage).observe((reading.started_ms - at) / 1000)
+            delay.observe((reading.started_ms - at) / 1000)
         for _ in facts[len(told) :]:
-            bound = (reading.started_ms - arm.read_at_ms) / 1000
-            metrics.detection_bound.labels(stage).observe(bound)
+            bound.observe((reading.started_ms - arm.read_at_ms) / 1000)
 
     def _due(self, arm: ClaimedArm, step: Step, changed_ms: int, now_ms: int) -> dict[Resource, Due]:
         """When arms are due, with the policy's word where the step leaves it to it."""
@@ -176,8 +178,6 @@ class Verdicts:
         return found
 
     def _told(self, arm: ClaimedArm, step: Step) -> None:
-        for event in step.events:
-            metrics.events_committed.labels(event.type).inc()
         if step.events:
             self._log.info(
                 "order.changed",
@@ -244,7 +244,6 @@ class Verdicts:
         due = self._due(arm, step, 0, self._clock.now_ms())
         commit = Commit(state, step.state, step.events, fingerprints=fingerprints, due=due)
         result = await self._orders.commit(commit)
-        metrics.commits.labels(result).inc()
         if result == "ok":  # else the next refusal tries again
             self._told(arm, step)
         return step
@@ -255,3 +254,8 @@ class Verdicts:
         if counter is None:  # looking a labelled counter up costs more than all the rest of an unchanged poll's books
             counter = self._counters[arm.resource, outcome] = metrics.polls.labels(arm.resource.value, outcome)
         counter.inc()
+
+
+@cache
+def _detections(stage: str) -> tuple[Histogram, Histogram]:
+    return metrics.detection_delay.labels(stage), metrics.detection_bound.labels(stage)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from relay import metrics
 from relay.model.hazards import CELLS
 from relay.model.pacing import EARLY, FIRST_FACTOR, GUARANTEED, NARROWEST
 from relay.store import keys
@@ -48,8 +49,10 @@ class Arms:
     async def claim(self, limit: int, *, lease_ms: int, horizon_ms: int) -> Claim:
         """Lease up to `limit` arms, spending budget; send times lie at most `horizon_ms` ahead. One round trip."""
         args: list[Arg] = [limit, lease_ms, horizon_ms, self._width_ms, EARLY, GUARANTEED, SPEND]
-        now, next_ms, described, *arms = await self._db.script("claim", [keys.CREDENTIALS], args)
+        now, next_ms, described, exceeded, *arms = await self._db.script("claim", [keys.CREDENTIALS], args)
         pools = [read_pool(fields) for fields in described]
+        if exceeded:
+            metrics.budget_exceeded.inc(exceeded)
         return Claim(
             int(now), int(float(next_ms)) if next_ms else None, tuple(read_arm(fields, pools) for fields in arms)
         )
@@ -86,12 +89,16 @@ class Arms:
 
     async def spend(self, credential: str, *, within_ms: int) -> int | None:
         """Spend one request outside of polling: in how many ms it may start; None when not within `within_ms`."""
-        now, at = await self._db.script("spend", [keys.budget(credential)], [within_ms, SPEND])
+        now, at, exceeded = await self._db.script("spend", [keys.budget(credential)], [within_ms, SPEND])
+        if exceeded:
+            metrics.budget_exceeded.inc()
         return None if int(at) < 0 else int(at) - int(now)
 
     async def set_rate(self, credential: str, rate: float | None) -> None:
-        """The budget in requests a second; None: no limit. It holds from the next claim on."""
-        await self._db.run("HSET", keys.budget(credential), "rate", rate or 0)
+        """The budget in requests a second; None: no limit. It holds from the next claim on, and what was granted by
+        another is not counted against it."""
+        key = keys.budget(credential)
+        await self._db.run_many([["HSET", key, "rate", rate or 0], ["HDEL", key, "ss", "sc"]])
 
     async def load(self, credential: str) -> Load:
         stages, budget = await self._db.run_many(

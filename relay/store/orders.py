@@ -18,11 +18,15 @@ The hash `order:R:O`:
   ex  upstream's validator of the last reading: an entity tag, or `@` and a date
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Literal
 
 import msgspec
+from prometheus_client import Counter
 
+from relay import metrics
 from relay.errors import NotFound
 from relay.model.orders import RESOURCES, OrderId, OrderState, Resource, RetailerId, Tracking
 from relay.store import keys
@@ -176,6 +180,7 @@ class Orders:
         for event in commit.events:
             events += [event.id, event.type, event.sequence, event.body]
         retailer_id, order_id = before.retailer_id, before.order_id
+        began = time.perf_counter()
         answer = await self._db.script(
             "commit",
             [
@@ -192,7 +197,12 @@ class Orders:
                 *(len(commit.events), *events),
             ],
         )
+        metrics.commit_duration.observe(time.perf_counter() - began)
         result: Literal["ok", "conflict", "gone"] = answer[0].decode()
+        metrics.commits.labels(result).inc()
+        if result == "ok":
+            for event in commit.events:
+                _committed(event.type).inc()
         return result
 
     async def _load_many(self, retailer_id: RetailerId, order_ids: Sequence[OrderId]) -> list[StoredOrder | None]:
@@ -215,3 +225,8 @@ class Orders:
     def _seal(self, retailer_id: RetailerId, order_id: OrderId, token: UserToken) -> bytes:
         plain = _json.encode({"token": token.token, "expires_ms": token.expires_ms})
         return self._vault.seal(plain, context=token_context(retailer_id, order_id))
+
+
+@cache
+def _committed(event_type: str) -> Counter:
+    return metrics.events_committed.labels(event_type)

@@ -4,7 +4,8 @@ import asyncio
 import builtins
 import hashlib
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -51,52 +52,54 @@ class Db:
         self.client = client
         self.trips = 0
         self._scripts: dict[str, Script] = {}
+        self._kinds = {
+            kind: (metrics.redis_round_trips.labels(kind), metrics.redis_duration.labels(kind))
+            for kind in metrics.REDIS_KINDS
+        }
 
-    def _count(self, kind: str = "command") -> None:
+    async def _ask(self, kind: str, answer: Awaitable[Any]) -> Any:
+        """One round trip: counted, timed, and its failure said in the store's words."""
         self.trips += 1
-        metrics.redis_round_trips.labels(kind).inc()
+        count, duration = self._kinds[kind]
+        count.inc()
+        began = time.perf_counter()
+        try:
+            return await answer
+        except NoScriptError:
+            raise
+        except UNAVAILABLE as error:
+            metrics.redis_errors.labels("unavailable").inc()
+            raise StoreUnavailable(f"Redis is not available: {error}") from error
+        except ResponseError as error:
+            translated = _translated(error)
+            metrics.redis_errors.labels("refused" if isinstance(translated, StoreUnavailable) else "other").inc()
+            raise translated from error
+        finally:
+            duration.observe(time.perf_counter() - began)
 
     async def run(self, *command: Arg) -> Any:
         """One command, one round trip."""
-        self._count()
-        try:
-            return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except UNAVAILABLE as error:
-            raise StoreUnavailable(f"Redis is not available: {error}") from error
-        except ResponseError as error:
-            raise _translated(error) from error
+        return await self._ask("command", self.client.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def run_many(self, commands: Sequence[Sequence[Arg]]) -> list[Any]:
         """Several commands in one round trip, not atomic; the first error is raised."""
         if not commands:
             return []
-        self._count()
         pipeline = self.client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        try:
-            return list(await pipeline.execute())
-        except UNAVAILABLE as error:
-            raise StoreUnavailable(f"Redis is not available: {error}") from error
-        except ResponseError as error:
-            raise _translated(error) from error
+        return list(await self._ask("pipeline", pipeline.execute()))
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """Run a script atomically. Redis may have lost its script cache (restart, failover): then send the source."""
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = Script(name)
-        self._count("script")
+        call = self.client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)  # type: ignore[no-untyped-call]
         try:
-            return await self.client.execute_command(  # type: ignore[no-untyped-call]
-                "EVALSHA", script.sha, len(keys), *keys, *args
-            )
+            return await self._ask("script", call)
         except NoScriptError:
             return await self.run("EVAL", script.source, len(keys), *keys, *args)
-        except UNAVAILABLE as error:
-            raise StoreUnavailable(f"Redis is not available: {error}") from error
-        except ResponseError as error:
-            raise _translated(error) from error
 
     async def script_each(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
         """The same script for several keys and arguments, each call atomic by itself, all in two round trips."""
@@ -118,8 +121,15 @@ class Db:
                     "BLPOP", *keys, max(0.01, timeout)
                 )
         except UNAVAILABLE as error:
+            metrics.redis_errors.labels("unavailable").inc()
             raise StoreUnavailable(f"Redis is not available: {error}") from error
         return None if popped is None else (popped[0].decode(), popped[1].decode())
+
+    @property
+    def pool(self) -> tuple[int, int]:
+        """Connections that are busy, and how many there may be."""
+        pool = self.client.connection_pool
+        return len(pool._in_use_connections), pool.max_connections
 
     async def aclose(self) -> None:
         await self.client.aclose(close_connection_pool=True)

@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import structlog
 
+from relay import metrics
 from relay.upstream.interface import Access
 
 #: A token is renewed when this share of its life is over; while that fails, the old one serves until it is near its
@@ -201,7 +202,7 @@ class Tokens:
             pause = self._pauses.get(credential.id)
             if pause is not None and time.monotonic() < pause.until:
                 raise pause.error
-            kept = await self._mint(credential, user_id)
+            kept = await self._counted(credential, user_id)
             await self._resume(credential.id)
             ttl_s = max(1, int(kept.expires_at - time.time()))
             await self._cache.put(credential.id, user_id, msgspec.json.encode(kept), ttl_s=ttl_s)
@@ -213,6 +214,15 @@ class Tokens:
             raise
         finally:
             await self._cache.unlock(credential.id, user_id)
+        return kept
+
+    async def _counted(self, credential: Credential, user_id: str) -> _Kept:
+        try:
+            kept = await self._mint(credential, user_id)
+        except TokenRefused as error:
+            metrics.mints.labels(error.blame.value).inc()
+            raise
+        metrics.mints.labels("minted").inc()
         return kept
 
     async def _mint(self, credential: Credential, user_id: str) -> _Kept:

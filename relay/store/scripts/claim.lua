@@ -3,7 +3,8 @@
 -- ARGV: how many at most, lease (ms), horizon (ms): how far ahead send times may be granted, width (ms) of the narrowest
 --   class, how early an arm may be taken where budget is left (share of its interval), share of a budget that retailers
 --   have in equal parts, share of the budget that is spent at most
--- Returns {now, next, {pool...}, arm...}: `next` is when something can be claimed again ('' for never);
+-- Returns {now, next, {pool...}, exceeded, arm...}: `next` is when something can be claimed again ('' for never);
+--   `exceeded`: seconds for which more was granted than a budget;
 --   a pool is {id, arms, orders, all orders, retailers, rate, factor};
 --   an arm {letter/order, number of its pool, end of lease, send time, due, fingerprint, read_at, user, token revision,
 --     tracking, status, trouble, changed_at, validator}.
@@ -12,7 +13,7 @@ local want, lease, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV
 local width, early, guaranteed, spend = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local now = now_ms()
 local until_ms = string.format('%.0f', now + lease)
-local out, pools = {now, '', {}}, 0
+local out, pools = {now, '', {}, 0}, 0
 local widths = {}
 for class = 2, CLASSES - 1 do
   widths[class] = width * 2 ^ (class - 1.5)
@@ -103,7 +104,7 @@ end
 
 for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 64)) do
   local budget, load = P .. 'budget:' .. credential, P .. 'load:' .. credential
-  local known = redis.call('HMGET', budget, 'rate', 'tat', 'gate', 'mint', 'time', 'second', 'count')
+  local known = redis.call('HMGET', budget, 'rate', 'tat', 'gate', 'mint', 'time', 'second', 'count', 'ss', 'sc')
   local rate = allowed_rate(budget, now) * spend
   local gate, mint = tonumber(known[3] or '0'), tonumber(known[4] or '0')
   local tat = math.max(tonumber(known[2] or '0'), now)
@@ -115,6 +116,7 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
     room = 0
   end
   local opened, granted, moved = {}, 0, 0
+  local full, counts = tonumber(known[1] or '0') or 0, {tonumber(known[8] or '0'), tonumber(known[9] or '0')}
   local virtual = tonumber(known[5] or '0')
   local all, retailers = tonumber(redis.call('HGET', load, '*') or '0'), math.max(0, redis.call('HLEN', load) - 1)
   if room > 0 then
@@ -163,6 +165,9 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
         out[#out + 1] = {arm, pool.number, until_ms, string.format('%.0f', tat), due, f[2] or '', f[3] or '',
           f[4] or '', f[5] or '', f[6] or '', f[7] or '', f[8] or '', f[9] or '', f[10] or ''}
         granted = granted + 1
+        if exceeds(counts, tat, full) then
+          out[4] = out[4] + 1
+        end
         virtual = math.max(virtual, pool.time)
         pool.time = pool.time + 1 / pool.weight
         pool.turn = class ~= 1
@@ -186,7 +191,8 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
   end
   if granted > 0 then
     spent(budget, known[6], known[7], now, granted)
-    redis.call('HSET', budget, 'tat', string.format('%.3f', tat), 'time', string.format('%.3f', virtual))
+    redis.call('HSET', budget, 'tat', string.format('%.3f', tat), 'time', string.format('%.3f', virtual),
+      'ss', string.format('%.0f', counts[1]), 'sc', counts[2])
   end
   local first = redis.call('ZRANGE', P .. 'pools:' .. credential, 0, 0, 'WITHSCORES')[2]
   if first then

@@ -114,6 +114,18 @@ local function spent(budget, second, count, now, granted)
   end
 end
 
+-- Count a grant in the second for which it was granted: send times of a credential only grow. `counts` is {second,
+-- grants in it}; says whether that second now holds more than the budget (0: no limit).
+local function exceeds(counts, at, rate)
+  local second = math.floor(at / 1000)
+  if second == counts[1] then
+    counts[2] = counts[2] + 1
+  else
+    counts[1], counts[2] = second, 1
+  end
+  return rate > 0 and counts[2] == math.ceil(rate) + 1
+end
+
 -- The milliseconds of a stream id.
 local function ms_of(position)
   return string.match(position, '^%d+')
