@@ -170,6 +170,8 @@ class Db:
                 )
         except UNAVAILABLE as error:
             raise StoreUnavailable(f"Redis is not available: {error}") from error
+        except ResponseError as error:  # such as UNBLOCKED: the server became a replica while we waited
+            raise _translated(error) from error
         return None if popped is None else (popped[0].decode(), popped[1].decode())
 
     async def aclose(self) -> None:
@@ -183,7 +185,7 @@ def as_dict(answer: Any) -> dict[bytes, bytes]:
 
 def _translated(error: ResponseError) -> Exception:
     text = str(error)
-    if text.startswith(("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING")):
+    if text.startswith(("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "UNBLOCKED")):
         return StoreUnavailable(f"Redis refuses to write: {text}")
     return error
 
