@@ -123,6 +123,8 @@ class Db:
         except UNAVAILABLE as error:
             metrics.redis_errors.labels("unavailable").inc()
             raise StoreUnavailable(f"Redis is not available: {error}") from error
+        except ResponseError as error:  # such as UNBLOCKED: the server became a replica while we waited
+            raise _translated(error) from error
         return None if popped is None else (popped[0].decode(), popped[1].decode())
 
     @property
@@ -144,7 +146,7 @@ def _translated(error: ResponseError) -> Exception:
     text = str(error)
     if isinstance(error, OutOfMemoryError):  # redis-py takes the code off the text of those it knows
         return StoreUnavailable(f"Redis is full: {text}", code=STORE_FULL)
-    if text.startswith(("MISCONF", "NOREPLICAS", "READONLY", "LOADING")):
+    if text.startswith(("MISCONF", "NOREPLICAS", "READONLY", "LOADING", "UNBLOCKED")):
         return StoreUnavailable(f"Redis refuses to write: {text}")
     return error
 

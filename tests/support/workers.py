@@ -1,7 +1,9 @@
-"""Real worker processes, to be killed."""
+"""Real worker and API processes, to be killed."""
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -36,9 +38,15 @@ class Workers:
         self.kills = 0
 
     def start(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
+        return self._start(["workers", kind], settings)
+
+    def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
+        return self._start(["relay", "api"], settings)
+
+    def _start(self, module: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
         environment = self.environment | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
         with self.logs.open("ab") as log:
-            process = subprocess.Popen([sys.executable, "-m", "workers", kind], env=environment, stderr=log)
+            process = subprocess.Popen([sys.executable, "-m", *module], env=environment, stdout=log, stderr=log)
         self.running.append(process)
         return process
 
@@ -65,6 +73,19 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(timeout=5)
+
+
+def unused_ports(count: int) -> list[int]:
+    """TCP ports that nobody listens on, from below those that connections and `port 0` are given: between choosing
+    and binding, only somebody who asks for that very number could take one."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return ports
 
 
 async def metric(port: int, name: str) -> float:
