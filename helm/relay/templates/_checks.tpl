@@ -83,7 +83,7 @@
 {{- define "relay.check.rest" -}}
 {{- $own := include "relay.ownSettings" . | fromYaml -}}
 {{- range $name, $_ := .Values.settings -}}
-{{- with get $own.settings $variable.name -}}
+{{- with get $own.settings $name -}}
 {{- fail (printf "settings.%s is set by the chart: use %s" $name .) -}}
 {{- end -}}
 {{- end -}}
