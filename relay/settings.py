@@ -77,6 +77,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("there is no such file")
+    return text
+
+
 def _header(text: str) -> str:
     if not re.fullmatch(r"[!-~](?:[ -~]{0,198}[!-~])?", text):
         raise ValueError("write printable ASCII: it becomes a header")
@@ -120,7 +126,17 @@ class Setting:
 
 TABLE: Mapping[str, Setting] = {
     "redis_url": Setting(
-        _url("redis", "rediss", "redis+sentinel", "unix"), None, "the store; unset: the embedded one, where allowed"
+        _url("redis", "rediss", "redis+sentinel", "rediss+sentinel", "unix"),
+        None,
+        "the store; unset: the embedded one, where allowed",
+    ),
+    "redis_ca_file": Setting(_file, None, "TLS: PEM file of the authorities that Redis's certificate is checked by"),
+    "redis_cert_file": Setting(_file, None, "TLS: PEM file of the relay's own certificate, where Redis asks for one"),
+    "redis_key_file": Setting(_file, None, "TLS: PEM file of its key"),
+    "redis_sentinel_username": Setting(str, None, "account on the Sentinels; unset: the default one"),
+    "redis_sentinel_password": Setting(str, None, "its password", secret=True),
+    "redis_unsafe": Setting(
+        _flag, "0", "1: run although Redis may lose or evict data, or does not say that it will not"
     ),
     "upstream_url": Setting(_url("https", "http"), "https://connect.instacart.com", "the upstream API"),
     "upstream_dialect": Setting(
@@ -191,6 +207,12 @@ class Settings:
     """Every setting, read and checked. Durations are seconds. Secrets do not show in `repr`."""
 
     redis_url: str | None = field(default=None, repr=False)
+    redis_ca_file: str | None = None
+    redis_cert_file: str | None = None
+    redis_key_file: str | None = None
+    redis_sentinel_username: str | None = None
+    redis_sentinel_password: str | None = field(default=None, repr=False)
+    redis_unsafe: bool = False
     upstream_url: str = "https://connect.instacart.com"
     upstream_dialect: str = "specification"
     upstream_retailer_id: str | None = None
@@ -290,6 +312,10 @@ def _contradictions(settings: Settings) -> list[Problem]:
         refuse("lease", "a lease lasts at least 1s")
     if (settings.upstream_client_id is None) != (settings.upstream_client_secret is None):
         refuse("upstream_client_secret", "give the client id and its secret together")
+    if (settings.redis_cert_file is None) != (settings.redis_key_file is None):
+        refuse("redis_key_file", "give the client certificate and its key together")
+    if settings.redis_sentinel_username is not None and settings.redis_sentinel_password is None:
+        refuse("redis_sentinel_password", "a Sentinel user has a password")
     if settings.master_keys is not None:
         try:
             parse_master_keys(settings.master_keys)

@@ -16,7 +16,9 @@ from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS
 from relay.serving import serve
 from relay.settings import Settings, load
+from relay.store.connecting import security_of
 from relay.store.redis import wait_until_up
+from relay.watching import Watch
 from workers.context import open_process
 from workers.health import health_app
 from workers.supervisor import Pulse, supervise
@@ -33,7 +35,9 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
     async with open_process(settings) as process:
         pulses = {kind: Pulse() for kind in kinds}
         pumping = [asyncio.create_task(supervise(kind, process, draining, pulse)) for kind, pulse in pulses.items()]
-        tasks = list(pumping)
+        watch = Watch(process.db, process.pressure)
+        watching = asyncio.create_task(watch.run())
+        tasks = [*pumping, watching]
         if settings.metrics_port:
             app = health_app(list(pulses.values()), Readiness(process.db), draining)
             tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, lambda port: None)))
@@ -44,6 +48,8 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
                 task.result()
             await asyncio.gather(*pumping)
         finally:
+            watch.stop()
+            await asyncio.wait({watching})
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -56,7 +62,7 @@ async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:
     while not draining.is_set():
         try:
             assert settings.redis_url is not None
-            await wait_until_up(settings.redis_url, 5.0)
+            await wait_until_up(settings.redis_url, 5.0, security_of(settings))
             return
         except StoreUnavailable as error:
             structlog.get_logger("workers").warning("worker.waiting_for_redis", error=error.detail, pause_s=pause)

@@ -16,6 +16,7 @@ from relay.guard import Guard, GuardedEngine, allowances
 from relay.maintaining import MaintainPump
 from relay.model.congestion import Concurrency
 from relay.model.lifecycle import Policy
+from relay.model.pressure import Pressure
 from relay.polling import PollPump
 from relay.polling.planner import Planner
 from relay.polling.policy import policy_of
@@ -26,6 +27,7 @@ from relay.settings import Settings
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
+from relay.store.connecting import security_of
 from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.ledger import Ledger
@@ -36,6 +38,7 @@ from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.retention import Retention
 from relay.store.sealed import check_master_keys
+from relay.store.server import admit
 from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
@@ -66,6 +69,7 @@ class Process:
     slots: Slots
     ringer: Ringer
     clock: Clock
+    pressure: Pressure
 
     def pump(self, kind: str) -> PollPump | DeliverPump | MaintainPump:
         """A pump of one kind, for one slice."""
@@ -82,6 +86,7 @@ class Process:
             limits=limits,
             planner=self.planner,
             concurrency=self.concurrency,
+            pressure=self.pressure,
         )
 
     def deliver_pump(self) -> DeliverPump:
@@ -125,8 +130,9 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     assert settings.redis_url is not None
     assert settings.master_keys is not None
     vault = Vault(parse_master_keys(settings.master_keys))
-    db = Db(open_client(settings.redis_url))
-    pool = open_pool(settings.redis_url, "poll")
+    security = security_of(settings)
+    db = Db(open_client(settings.redis_url, security=security))
+    pool = open_pool(settings.redis_url, "poll", security)
     upstream_engine = FastEngine(deadline=settings.upstream_timeout)
     delivery_engine = GuardedEngine(
         Guard(allowances(settings)), deadline=settings.delivery_timeout, proxy=settings.egress_proxy
@@ -140,6 +146,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     arms = Arms(db, scale=policy.cadence.scale)
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
+        await admit(db, unsafe=settings.redis_unsafe)
         await check_master_keys(db, vault)
         yield Process(
             settings=settings,
@@ -160,6 +167,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
             slots=Slots(db),
             ringer=Ringer(pool),
             clock=Clock(),
+            pressure=Pressure(),
         )
     finally:
         await upstream.aclose()

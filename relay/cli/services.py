@@ -26,6 +26,7 @@ from relay.serving import run_until_signal, serve
 from relay.settings import Settings
 from relay.simulator.app import SimulatorConfig
 from relay.simulator.server import run as run_simulator
+from relay.store.connecting import Security, security_of
 from relay.store.redis import wait_until_up
 from relay.vault import generate_master_key
 
@@ -124,8 +125,7 @@ def _up(options: argparse.Namespace) -> int:
     given = environment(options)
     if settings.redis_url is not None:
         _need(settings, "up", "master_keys", "admin_key")
-        wait_for = settings.redis_url
-        return int(uvloop.run(_run_group(settings, given, wait_for)))
+        return int(uvloop.run(_run_group(settings, given, settings.redis_url)))
     folder = Path(settings.data)
     with EmbeddedStore(folder) as store:
         given |= {"RELAY_REDIS_URL": store.url, **_kept_keys(settings, folder)}
@@ -152,7 +152,7 @@ def _kept_keys(settings: Settings, folder: Path) -> dict[str, str]:
 
 async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) -> int:
     """API and workers until SIGTERM or SIGINT; the exit status."""
-    await _wait_for_redis(redis_url)
+    await _wait_for_redis(redis_url, security_of(settings))
     children = [Child("api", ["-m", "relay", "api"], given), Child("worker", ["-m", "workers", "all"], given)]
     group = Group(children, lambda name, line: print(line, file=sys.stderr, flush=True))
     running = asyncio.create_task(group.run())
@@ -189,7 +189,7 @@ def _api(options: argparse.Namespace) -> int:
 
 async def _serve_api(settings: Settings) -> None:
     assert settings.redis_url is not None
-    await _wait_for_redis(settings.redis_url)
+    await _wait_for_redis(settings.redis_url, security_of(settings))
     log = structlog.get_logger("relay.api")
     async with open_api(settings) as app:
         if settings.target_allow or settings.allow_http_targets:
@@ -197,12 +197,12 @@ async def _serve_api(settings: Settings) -> None:
         await serve(app, settings.host, settings.port, lambda port: log.info("api.started", port=port), grace=30)
 
 
-async def _wait_for_redis(url: str) -> None:
+async def _wait_for_redis(url: str, security: Security) -> None:
     """A service waits for its store, with back-off; only a command gives up."""
     pause = 0.25
     while True:
         try:
-            await wait_until_up(url, 5.0)
+            await wait_until_up(url, 5.0, security)
             return
         except StoreUnavailable as error:
             structlog.get_logger("relay").warning("waiting_for_redis", error=error.detail, pause_s=pause)
