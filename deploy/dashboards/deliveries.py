@@ -154,7 +154,8 @@ def deliveries() -> Board:
             "By the relay: gone (410), or failing for days. In an hour.",
             "short",
             Query(
-                'sum by (reason) (increase(relay_subscriptions_disabled_total{job=~"$job", instance=~"$instance"}[1h]))',
+                'sum by (reason) (increase(relay_subscriptions_disabled_total{job=~"$job", '
+                'instance=~"$instance"}[1h]))',
                 "{{reason}}",
             ),
         ),

@@ -14,6 +14,8 @@ _AGGREGATIONS = {
     *("sum", "min", "max", "avg", "group", "stddev", "stdvar", "count", "count_values"),
     *("bottomk", "topk", "quantile"),
 }
+#: Names that are no series.
+_PLAIN = _WORDS | _AGGREGATIONS
 
 
 def _tokens(expr: str) -> list[tuple[str, str]]:
@@ -55,10 +57,9 @@ def _read(expr: str) -> tuple[set[str], dict[str, set[str]]]:
         elif kind == "op" and text == "{":
             names, at = _labels_to(tokens, at + 1, "}")
             labels.setdefault(last, set()).update(names)
-        elif kind == "name" and not text.startswith("$"):
-            if following != "(" and text.lower() not in _WORDS | _AGGREGATIONS:
-                metrics.add(text)
-                last = text
+        elif kind == "name" and not text.startswith("$") and following != "(" and text.lower() not in _PLAIN:
+            metrics.add(text)
+            last = text
         at += 1
     return metrics, labels
 

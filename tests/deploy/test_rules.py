@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from relay import metrics
 from tests.deploy.promql import labels_in, metrics_in
@@ -91,7 +92,7 @@ def _known() -> dict[str, set[str]]:
     """Series of the registry with their labels; a histogram's with le."""
     known: dict[str, set[str]] = {}
     for metric in vars(metrics).values():
-        if isinstance(metric, metrics.MetricWrapperBase):
+        if isinstance(metric, MetricWrapperBase):
             [family] = metric.describe()
             own = set(metric._labelnames)
             if family.type == "histogram":
@@ -102,7 +103,7 @@ def _known() -> dict[str, set[str]]:
 
 
 def test_rules_read_only_what_exists() -> None:
-    known = _known() | dict.fromkeys(OF_PROMETHEUS, set())
+    known = _known() | {key: set() for key in OF_PROMETHEUS}
     known |= {r["record"]: set() for r in _rules() if "record" in r}
     every = set().union(*known.values()) | TARGET_LABELS
     for rule in _rules():

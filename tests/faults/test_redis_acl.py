@@ -14,9 +14,9 @@ import pytest
 from relay.api.routes import OPERATIONS
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.vault import generate_master_key
-from tests.e2e.test_crash import Scene
 from tests.faults.test_redis_full import ADMIN, open_api_process
 from tests.support.rig import eventually, open_rig
+from tests.support.scenes import Scene
 from tests.support.servers import GOOD, Server
 from tests.support.tools import need
 from tests.support.workers import Workers

@@ -15,8 +15,8 @@ from relay.simulator.app import Simulator, SimulatorConfig
 from relay.store.log import Log
 from relay.store.redis import Db, open_client
 from relay.vault import generate_master_key
-from tests.e2e.test_crash import Scene
 from tests.support.rig import eventually, open_rig
+from tests.support.scenes import Scene
 from tests.support.servers import GOOD, Server
 from tests.support.tools import need
 from tests.support.workers import Workers

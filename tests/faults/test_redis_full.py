@@ -13,8 +13,8 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from relay.errors import STORE_FULL
-from tests.e2e.test_crash import Scene, open_scene
 from tests.support.rig import eventually
+from tests.support.scenes import Scene, open_scene
 from tests.support.servers import free_port
 from tests.support.workers import Workers, metric
 
