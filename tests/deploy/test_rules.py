@@ -135,7 +135,7 @@ def test_every_alert_has_cases_a_runbook_and_a_sentence() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning", "info", "none")
 
 
-def _known() -> dict[str, set[str]]:
+def known_series() -> dict[str, set[str]]:
     """Series that there are, with their labels: of the registry, of Prometheus, and recorded."""
     known: dict[str, set[str]] = {key: set() for key in OF_EVERY_TARGET | OF_PROMETHEUS}
     known |= {r["record"]: set() for r in _rules() if "record" in r}
@@ -148,7 +148,7 @@ def _known() -> dict[str, set[str]]:
 
 
 def test_rules_read_only_what_exists() -> None:
-    known = _known()
+    known = known_series()
     every = set().union(*known.values()) | TARGET_LABELS
     for rule in _rules():
         assert metrics_in(rule["expr"]) <= known.keys(), rule
@@ -164,7 +164,7 @@ def _given() -> list[dict[str, str]]:
 
 def test_cases_give_only_what_exists() -> None:
     """A rule that joins on a label its series has not got passes by a case that gives it one."""
-    known = _known()
+    known = known_series()
     for name in {name for series in _given() for name in series}:
         [metric] = metrics_in(name)
         assert labels_in(name).get(metric, set()) <= known[metric] | TARGET_LABELS, name
@@ -180,8 +180,9 @@ def test_label_values_in_rules_are_ones_that_are_set() -> None:
     for rule in _rules():
         for metric, matchers in _MATCHED.findall(rule["expr"]):
             one = by_name.get(metric)
-            combinations = {c for each in one.known.values() for c in each} if one else set()
-            for label, values in _VALUES.findall(matchers) if one and combinations else ():
+            if one is None or not (combinations := {c for each in one.known.values() for c in each}):
+                continue
+            for label, values in _VALUES.findall(matchers):
                 seen += 1
                 assert set(values.split("|")) <= {c[one.labels.index(label)] for c in combinations}, rule
     assert seen > 10
