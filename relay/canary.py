@@ -221,7 +221,7 @@ class Canary:
 
     # ── what workers ask and post to ────────────────────────────────────────────────────────────────────────────
 
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI: the canary's upstream and its receiver."""
         if scope["type"] != "http":
             return

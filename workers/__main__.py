@@ -64,7 +64,7 @@ async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Tas
             await process.db.run("DEL", keys.CANARY_STATE)
         return []
     canary = Canary(process.db, process.vault, process.orders, settings)
-    serving = serve(canary.app, settings.host, settings.canary_port, lambda port: None)
+    serving = serve(canary, settings.host, settings.canary_port, lambda port: None)
     return [asyncio.create_task(serving), asyncio.create_task(canary.run(draining))]
 
 
