@@ -12,14 +12,17 @@ import uvloop
 
 from relay import logs
 from relay.api.observability import Readiness
+from relay.canary import Canary, retire
 from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS
 from relay.serving import serve
 from relay.settings import Settings, load
+from relay.store import keys
 from relay.store.connecting import security_of
 from relay.store.redis import wait_until_up
+from relay.store.subscriptions import Subscriptions
 from relay.watching import Watch
-from workers.context import open_process
+from workers.context import Process, open_process
 from workers.health import health_app
 from workers.supervisor import Pulse, supervise
 
@@ -41,6 +44,8 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
         if settings.metrics_port:
             app = health_app(list(pulses.values()), Readiness(process.db), draining)
             tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, lambda port: None)))
+        if "maintain" in kinds:
+            tasks += await _canary(process, draining)
         log.info("worker.started", kinds=list(kinds), pid=os.getpid())
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -54,6 +59,19 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     log.info("worker.stopped", kinds=list(kinds))
+
+
+async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Task[None]]:
+    """The canary's tasks; where it is off, what it left behind goes."""
+    settings = process.settings
+    if not settings.canary:
+        if await process.db.run("EXISTS", keys.CANARY_STATE):
+            await retire(process.db, process.orders, Subscriptions(process.db, process.vault))
+            await process.db.run("DEL", keys.CANARY_STATE)
+        return []
+    canary = Canary(process.db, process.vault, process.orders, settings)
+    serving = serve(canary, settings.host, settings.canary_port, lambda port: None)
+    return [asyncio.create_task(serving), asyncio.create_task(canary.run(draining))]
 
 
 async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:
@@ -93,7 +111,8 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise
-        where = f"{settings.host}:{settings.metrics_port}"
+        ports = [settings.metrics_port, *([settings.canary_port] if settings.canary else [])]
+        where = " or ".join(f"{settings.host}:{port}" for port in ports)
         print(f"relay worker: cannot serve metrics on {where}: {error.strerror}", file=sys.stderr)
         return 2
     return 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from relay import canary
 from relay.access import TokenBroker, credential_source
 from relay.clock import Clock
 from relay.delivering import DeliverPump
@@ -56,7 +57,7 @@ class Process:
     vault: Vault
     upstream_engine: FastEngine
     delivery_engine: GuardedEngine
-    upstream: HttpUpstream
+    upstream: canary.CanaryUpstream
     broker: TokenBroker
     orders: Orders
     arms: Arms
@@ -93,7 +94,7 @@ class Process:
         settings = self.settings
         return DeliverPump(
             Stores(self.deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db)),
-            Sender(self.delivery_engine),
+            Sender(canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)),
             self.bells,
             clock=self.clock,
             schedule=settings.schedule,
@@ -140,7 +141,8 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     token_http = httpx.AsyncClient(
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )
-    upstream = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    real = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    upstream = canary.CanaryUpstream(real, upstream_engine, settings)
     policy = policy_of(settings)
     orders = Orders(db, vault, policy.resources)
     arms = Arms(db, scale=policy.cadence.scale)
