@@ -62,7 +62,7 @@ class Stack:
             f"simulator   {self.simulator}",
             *(f"receiver    {url}  ({name})" for name, url in self.receivers.items()),
             f"Prometheus  {self.prometheus or 'none on this machine: make tools'}",
-            "Grafana     no package of it is to be had here. Point one at the files: provision a Prometheus data source with",
+            "Grafana     has no package here. Point one at the files: provision a Prometheus data source with",
             f"            uid `prometheus` and that address, and a file provider with path {DASHBOARDS}",
             f"logs        {self.folder}",
         ]

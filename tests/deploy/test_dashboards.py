@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from deploy.dashboards import FOLDER, files
 from deploy.stack import RULES, Options, running
 from relay import metrics
 from tests.deploy.promql import labels_in, metrics_in
+from tests.support.rig import eventually
 from tests.support.tools import need
 
 UIDS = ("relay-overview", "relay-deliveries", "relay-polling", "relay-workers", "relay-redis")
@@ -180,9 +182,13 @@ def test_every_panel_shows_something() -> None:
         async with running(options) as stack:
             assert stack.prometheus is not None
             async with httpx.AsyncClient(base_url=stack.prometheus, trust_env=False, timeout=20) as client:
-                deadline = time.monotonic() + 90
-                while (empty := await _empty(client)) - set(EMPTY) and time.monotonic() < deadline:
-                    await asyncio.sleep(2)
+
+                async def all_show() -> bool:
+                    return not (await _empty(client)) - set(EMPTY)
+
+                with suppress(AssertionError):  # said below, by name
+                    await eventually(all_show, within=90)
+                empty = await _empty(client)
                 assert sorted(empty - set(EMPTY)) == []
                 assert sorted(set(EMPTY) - empty) == []  # an exception that is none any more: take it out
 
