@@ -161,7 +161,7 @@ EMPTY: dict[tuple[str, str], str] = {}
 async def _shows(client: httpx.AsyncClient, expr: str) -> bool:
     """Whether the expression gives at least one number over the last minute."""
     now = time.time()
-    window = {"query": filled(expr), "start": now - 60, "end": now, "step": 1}
+    window: dict[str, str | float] = {"query": filled(expr), "start": now - 60, "end": now, "step": 1}
     answer = (await client.get("/api/v1/query_range", params=window)).json()
     assert answer["status"] == "success", answer
     found = [float(value) for one in answer["data"]["result"] for _, value in one["values"]]
