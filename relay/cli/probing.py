@@ -73,7 +73,10 @@ def _try(options: argparse.Namespace, receiver: Receiver) -> int:
         shop = Api(read_settings(options).api_url, key)
         made = shop.ask("POST", "/v1/subscriptions", {"url": options.receiver_url})
         receiver.secrets.append(Secret.parse(made["secret"]))
-        answer = shop.ask("POST", f"/v1/subscriptions/{made['id']}/test", {})
+        try:
+            answer = shop.ask("POST", f"/v1/subscriptions/{made['id']}/test", {})
+        finally:
+            shop.ask("DELETE", f"/v1/subscriptions/{made['id']}")
     finally:
         operator.ask("DELETE", f"/v1/retailers/{retailer}")
     if receiver.counters.verified < 1:
