@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from relay import __version__
-from relay.cli import documents, listening, operating, remote, services
+from relay.cli import documents, listening, operating, probing, remote, services
 from relay.errors import RelayError
 
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="relay", description="Change notifications for Post-Checkout orders.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (services, remote, listening, operating, documents):
+    for module in (services, remote, listening, operating, probing, documents):
         module.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
