@@ -35,13 +35,15 @@ from relay.upstream.client import HttpUpstream
 from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
+from relay.vitals import Vitals
 
 
 @asynccontextmanager
-async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
+async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIterator[ASGIApp]:
     """The API's application with its clients, closed in the end."""
     assert settings.redis_url is not None
     assert settings.master_keys is not None
+    vitals = vitals or Vitals()
     vault = Vault(parse_master_keys(settings.master_keys))
     db = Db(open_client(settings.redis_url))
     engine, guard = FastEngine(deadline=settings.upstream_timeout), Guard(allowances(settings))
@@ -74,7 +76,8 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     )
     try:
         await check_master_keys(db, vault)
-        yield create_app(deps)
+        async with vitals.watching(db):
+            yield create_app(deps, vitals)
     finally:
         await upstream.aclose()
         await http.aclose()

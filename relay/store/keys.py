@@ -126,6 +126,10 @@ def claimed(credential: str, retailer_id: str) -> str:
     return f"{PREFIX}claimed:{credential}/{retailer_id}"
 
 
+def pools(credential: str) -> str:
+    return f"{PREFIX}pools:{credential}"
+
+
 def decisions(retailer_id: str, order_id: str) -> str:
     return f"{PREFIX}done:{retailer_id}:{order_id}"
 
