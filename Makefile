@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism tools check-deploy test-faults lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism tools check-deploy test-faults dashboards dashboards-pictures stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,12 @@ check-deploy: tools ## Chart, rules, dashboards, image and compose file, against
 
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
 	@$(BIN)/python -m pytest -q tests/faults
+
+stack: tools ## Everything of compose without Docker, with orders and Prometheus: make stack ARGS="--seconds 60"
+	@$(BIN)/python -m deploy.stack $(ARGS)
+
+dashboards: $(VENV)/.dev ## Write the dashboards into the chart
+	@$(BIN)/python -m deploy.dashboards
 
 tools: $(VENV)/.dev ## Fetch what check-deploy and the fault tests need besides: helm, promtool, Redis with TLS ...
 	@$(BIN)/python -m tests.support.tools

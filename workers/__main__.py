@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -65,9 +66,10 @@ async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Tas
     """The canary's tasks; where it is off, what it left behind goes."""
     settings = process.settings
     if not settings.canary:
-        if await process.db.run("EXISTS", keys.CANARY_STATE):
-            await retire(process.db, process.orders, Subscriptions(process.db, process.vault))
-            await process.db.run("DEL", keys.CANARY_STATE)
+        with suppress(StoreUnavailable):  # the next start finds it as well
+            if await process.db.run("EXISTS", keys.CANARY_STATE):
+                await retire(process.db, process.orders, Subscriptions(process.db, process.vault))
+                await process.db.run("DEL", keys.CANARY_STATE)
         return []
     canary = Canary(process.db, process.vault, process.orders, settings)
     serving = serve(canary, settings.host, settings.canary_port, lambda port: None)

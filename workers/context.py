@@ -31,6 +31,7 @@ from relay.store.bells import Bells
 from relay.store.connecting import security_of
 from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
+from relay.store.layout import agree
 from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.orders import Orders
@@ -149,6 +150,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
         await admit(db, unsafe=settings.redis_unsafe)
+        await agree(db)
         await check_master_keys(db, vault)
         yield Process(
             settings=settings,

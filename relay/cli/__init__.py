@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay import __version__
-from relay.cli import probing
+from relay.cli import health
 from relay.cli.options import Refused
 from relay.errors import RelayError
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _modules(given: Sequence[str]) -> Sequence[Any]:
     """Who brings commands. The health check, asked every few seconds, loads a tenth of what the others need."""
     if given[:1] == ["healthcheck"]:
-        return (probing,)
-    from relay.cli import documents, listening, operating, remote, services
+        return (health,)
+    from relay.cli import documents, listening, operating, probing, remote, services
 
-    return (services, remote, listening, operating, documents, probing)
+    return (services, remote, listening, operating, documents, probing, health)

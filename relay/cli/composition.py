@@ -24,6 +24,7 @@ from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
 from relay.store.idempotency import Idempotency
+from relay.store.layout import agree
 from relay.store.limits import Limits
 from relay.store.log import Log
 from relay.store.orders import Orders
@@ -81,6 +82,7 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     watching: asyncio.Task[None] | None = None
     try:
         await admit(db, unsafe=settings.redis_unsafe)
+        await agree(db)
         await check_master_keys(db, vault)
         await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)
         watching = asyncio.create_task(watch.run())

@@ -1,77 +1,85 @@
-"""`relay healthcheck`: the container engine's question, answered by this container's own port. Imports little: it runs
-every few seconds beside what it asks about."""
+"""`relay probe`: whether a deployment is ready, and whether it delivers. What `helm test` runs."""
 
 import argparse
-import os
-import sys
-from http.client import HTTPConnection, HTTPException
-from pathlib import Path
+import asyncio
+import json
+import time
 from typing import Any
 
-from relay.cli.options import command
-from relay.errors import InvalidSettings
-from relay.settings import Settings, load
+import httpx
 
-#: Seconds to connect and to answer; below the image's own time-out, so that the reason is told.
-WITHIN = 3.0
+from relay.cli.options import Refused, add_settings, command, read_settings
+from relay.cli.remote import Api, open_api
+from relay.model.signing import Secret
+from relay.receiver import Receiver
+from relay.serving import serve
+
+#: How long a deployment may take to become ready (seconds).
+READY_WITHIN = 60.0
 
 
 def add_commands(commands: Any) -> None:
-    parser = command(
-        commands,
-        "healthcheck",
-        "whether the process in this container lives: exit status 0 or 1",
-        "relay healthcheck worker --ready",
-        _healthcheck,
-    )
-    parser.add_argument(
-        "process",
-        nargs="?",
-        choices=["api", "worker"],
-        help="whose port is asked: RELAY_PORT or RELAY_METRICS_PORT (default: those of the two that are open)",
-    )
-    parser.add_argument("--ready", action="store_true", help="ask /readyz instead of /livez")
+    example = "relay probe delivery --api-url http://relay --receiver-url http://probe:9100/"
+    parser = command(commands, "probe", "try a deployment: is it ready, does it deliver", example, _probe)
+    parser.add_argument("what", choices=["ready", "delivery"])
+    parser.add_argument("--receiver-url", default="http://127.0.0.1:9100/", help="how the API reaches this receiver")
+    parser.add_argument("--bind", default="127.0.0.1", help="address that the receiver listens on")
+    parser.add_argument("--receiver-port", type=int, default=9100)
+    add_settings(parser)
 
 
-def _healthcheck(options: argparse.Namespace) -> int:
-    """0 or 1 and nothing else: container engines keep other values for themselves."""
+def _probe(options: argparse.Namespace) -> int:
+    return _ready(read_settings(options).api_url) if options.what == "ready" else asyncio.run(_delivery(options))
+
+
+def _ready(url: str) -> int:
+    until = time.monotonic() + READY_WITHIN
+    said = "no answer"
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while time.monotonic() < until:
+            try:
+                status = client.get(f"{url}/readyz").status_code
+                if status == 200:
+                    print(f"{url} is ready")
+                    return 0
+                said = str(status)
+            except httpx.HTTPError as error:
+                said = type(error).__name__
+            time.sleep(1)
+    raise Refused(f"{url} is not ready: {said}")
+
+
+async def _delivery(options: argparse.Namespace) -> int:
+    """A receiver here, a subscription to it, its test call. The retailer made for it goes again."""
+    receiver, listening = Receiver([]), asyncio.Event()
+    serving = asyncio.create_task(serve(receiver, options.bind, options.receiver_port, lambda port: listening.set()))
     try:
-        settings = load(os.environ, Path(".env"))
-    except InvalidSettings as error:
-        return _say(False, error.detail)
-    ports = {"api": settings.port, "worker": settings.metrics_port}
-    asked = ports if options.process is None else {options.process: ports[options.process]}
-    path = "/readyz" if options.ready else "/livez"
-    answers = {name: answer for name, port in asked.items() if (answer := _ask(_near(settings), port, path))}
-    if not answers:
-        return _say(False, "nothing listens on " + " or ".join(f"{name}'s port {port}" for name, port in asked.items()))
-    return _say(
-        all(answer == "200" for answer in answers.values()),
-        ", ".join(f"{name} {path}: {answer}" for name, answer in answers.items()),
-    )
-
-
-def _near(settings: Settings) -> str:
-    """The address at which a process reaches what listens on `host` of its own machine."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-
-
-def _ask(host: str, port: int, path: str) -> str | None:
-    """The status as text, or what went wrong; None where nothing listens."""
-    if port == 0:
-        return None
-    connection = HTTPConnection(host, port, timeout=WITHIN)
-    try:
-        connection.request("GET", path)
-        return str(connection.getresponse().status)
-    except ConnectionRefusedError:
-        return None
-    except (OSError, HTTPException) as error:
-        return f"no answer: {str(error) or type(error).__name__}"
+        waiting = asyncio.create_task(listening.wait())
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            waiting.cancel()
+            serving.result()
+        return await asyncio.to_thread(_try, options, receiver)
     finally:
-        connection.close()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
 
 
-def _say(healthy: bool, text: str) -> int:
-    print(f"relay healthcheck: {text}", file=sys.stdout if healthy else sys.stderr)
-    return 0 if healthy else 1
+def _try(options: argparse.Namespace, receiver: Receiver) -> int:
+    operator = open_api(options)
+    retailer = operator.ask("POST", "/v1/retailers", {"name": "relay probe"})["id"]
+    try:
+        key = operator.ask("POST", f"/v1/retailers/{retailer}/keys", {"name": "probe"})["key"]
+        shop = Api(read_settings(options).api_url, key)
+        made = shop.ask("POST", "/v1/subscriptions", {"url": options.receiver_url})
+        receiver.secrets.append(Secret.parse(made["secret"]))
+        try:
+            answer = shop.ask("POST", f"/v1/subscriptions/{made['id']}/test", {})
+        finally:
+            shop.ask("DELETE", f"/v1/subscriptions/{made['id']}")
+    finally:
+        operator.ask("DELETE", f"/v1/retailers/{retailer}")
+    if receiver.counters.verified < 1:
+        raise Refused(f"nothing verified arrived: {json.dumps(answer)}")
+    print("delivered and verified")
+    return 0

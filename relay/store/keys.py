@@ -65,6 +65,7 @@ Running
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
   canary                 hash    marker, fetched, seen, seen_ms, refused, subscription, last (relay/canary.py)
   pause:<what>           string  what may not be done again yet, such as a test send (expires)
+  layout                 hash    format: of what the newest release so far wrote, by: that release (store/layout.py)
   scratch                string  shows that Redis takes writes (expires)
   known                  string  a sealed word: shows at start whether the master keys are those of this store
 """
@@ -77,6 +78,7 @@ RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
+LAYOUT = f"{PREFIX}layout"
 SCRATCH = f"{PREFIX}scratch"
 KNOWN = f"{PREFIX}known"
 HAZARDS = f"{PREFIX}hazards"
