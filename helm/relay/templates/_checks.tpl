@@ -117,6 +117,8 @@ settings:
   RELAY_DELIVER_PUMPS: deliver.pumps
   RELAY_POLL_PUMPS: poll.pumps
   RELAY_CANARY: canary.enabled
+  RELAY_CANARY_PORT: nothing (it is 9103)
+  RELAY_CANARY_URL: nothing (a service leads to the maintain workers)
   RELAY_REDIS_URL: secrets.keys.redisUrl
   RELAY_MASTER_KEYS: secrets.keys.masterKeys
   RELAY_ADMIN_KEY: secrets.keys.adminKey
