@@ -75,6 +75,9 @@
 {{- else if or (not $s.keys.masterKeys) (and (not $s.keys.redisUrl) (not .Values.redis.dev.enabled)) -}}
 {{- fail "secrets.keys.masterKeys and secrets.keys.redisUrl must name keys of the existing secret" -}}
 {{- end -}}
+{{- if and .Values.tests.delivery.enabled (not (ternary $s.keys.adminKey $s.inline.adminKey (ne $s.existingSecret ""))) -}}
+{{- fail "tests.delivery needs the operator's key: name it in secrets.keys.adminKey, or give secrets.inline.adminKey" -}}
+{{- end -}}
 {{- if and .Values.redis.dev.enabled $s.inline.redisUrl -}}
 {{- fail "redis.dev is enabled and secrets.inline.redisUrl names another Redis: drop one of them" -}}
 {{- end -}}
