@@ -174,6 +174,12 @@ TABLE: Mapping[str, Setting] = {
     "host": Setting(str, "127.0.0.1", "address that the API listens on"),
     "port": Setting(_whole(0, 65535), "8080", "port of the API"),
     "metrics_port": Setting(_whole(0, 65535), "9102", "port of a worker's /metrics, /livez and /readyz; 0: none"),
+    "canary": Setting(_flag, "0", "1: a synthetic change goes the whole way, again and again, and is measured"),
+    "canary_every": Setting(duration, "60s", "how often"),
+    "canary_port": Setting(_whole(1, 65535), "9103", "port of the canary's upstream and receiver, in maintain workers"),
+    "canary_url": Setting(
+        _url("http"), None, "under which address poll and deliver workers reach that port; unset: on this machine"
+    ),
     "log_format": Setting(_choice("json", "console"), "json", "how log lines look"),
     "log_level": Setting(_choice("debug", "info", "warning", "error"), "info", "least severe lines that are written"),
     "lease": Setting(duration, "15s", "how long a claimed order, an owned subscription or a pump slot is held"),
@@ -241,6 +247,10 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     metrics_port: int = 9102
+    canary: bool = False
+    canary_every: float = 60.0
+    canary_port: int = 9103
+    canary_url: str | None = None
     log_format: str = "json"
     log_level: str = "info"
     lease: float = 15.0
@@ -310,6 +320,8 @@ def _contradictions(settings: Settings) -> list[Problem]:
         refuse("slice", "a pump works at most 60s at a time")
     if settings.lease < 1:
         refuse("lease", "a lease lasts at least 1s")
+    if settings.canary_every < 1:
+        refuse("canary_every", "the canary flies once a second at most")
     if (settings.upstream_client_id is None) != (settings.upstream_client_secret is None):
         refuse("upstream_client_secret", "give the client id and its secret together")
     if (settings.redis_cert_file is None) != (settings.redis_key_file is None):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from relay import canary
 from relay.access import TokenBroker, credential_source
 from relay.clock import Clock
 from relay.delivering import DeliverPump
@@ -30,7 +31,7 @@ from relay.store.bells import Bells
 from relay.store.connecting import security_of
 from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
-from relay.store.ledger import Ledger
+from relay.store.layout import agree
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.recoveries import Recoveries
@@ -56,7 +57,7 @@ class Process:
     vault: Vault
     upstream_engine: FastEngine
     delivery_engine: GuardedEngine
-    upstream: HttpUpstream
+    upstream: canary.CanaryUpstream
     broker: TokenBroker
     orders: Orders
     arms: Arms
@@ -93,7 +94,7 @@ class Process:
         settings = self.settings
         return DeliverPump(
             Stores(self.deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db)),
-            Sender(self.delivery_engine),
+            Sender(canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)),
             self.bells,
             clock=self.clock,
             schedule=settings.schedule,
@@ -114,7 +115,6 @@ class Process:
             self.slots,
             self.bells,
             self.ringer,
-            Ledger(self.db, self.log),
             Retention(self.db, self.log),
             pumps={"poll": settings.poll_pumps, "deliver": settings.deliver_pumps},
             lease_s=settings.lease,
@@ -140,13 +140,15 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     token_http = httpx.AsyncClient(
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )
-    upstream = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    real = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    upstream = canary.CanaryUpstream(real, upstream_engine, settings)
     policy = policy_of(settings)
     orders = Orders(db, vault, policy.resources)
     arms = Arms(db, scale=policy.cadence.scale)
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
         await admit(db, unsafe=settings.redis_unsafe)
+        await agree(db)
         await check_master_keys(db, vault)
         yield Process(
             settings=settings,

@@ -21,6 +21,7 @@ from relay.model.pacing import URGENT
 from relay.model.sightings import happened
 from relay.polling.planner import Planner
 from relay.polling.settler import Settler
+from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import ClaimedArm, Commit, Due, Settlement
@@ -152,7 +153,7 @@ class Verdicts:
 
     def _learn(self, arm: ClaimedArm, reading: Reading, step: Step) -> None:
         facts = [event.type for event in step.events if not event.type.startswith("order.tracking_")]
-        if not arm.read_at_ms or not step.state.started:
+        if not arm.read_at_ms or not step.state.started or arm.retailer_id == keys.CANARY:
             return
         metrics.changes.labels(arm.resource.value).inc(len(facts))
         times, told = happened(reading, len(facts), arm.read_at_ms)

@@ -192,24 +192,3 @@ async def _log_of(server: Server, scene: Scene) -> list[dict[str, Any]]:
         return [json.loads(one.body) for one in await Log(db).after(scene.rig.retailer_id, "0-0", 100_000)]
     finally:
         await db.aclose()
-
-
-def test_a_demoted_primary_that_still_answers(tmp_path: Path) -> None:
-    """A failover that is asked for: connections to the old primary stay open, and it refuses to write."""
-
-    async def main() -> None:
-        async with _cell(tmp_path) as cell, _scene(cell, tmp_path) as scene:
-            worker = scene.workers.start()
-            await eventually(lambda: len(scene.rig.receipts) > 20, within=40)
-            cell.sentinels[0].ask("SENTINEL", "FAILOVER", "main")
-            await eventually(lambda: _role(cell.primary) == "role:slave", within=60)
-            verified = scene.rig.receiver.counters.verified
-            await scene.rig.subscribe()  # the whole log once more
-            await eventually(lambda: scene.rig.receiver.counters.verified > verified + 10, within=60)
-            await eventually(lambda: _patiently(scene.ended), within=90)
-            await eventually(lambda: _patiently(scene.rig.idle), within=60)
-
-            assert worker.poll() is None
-            assert await eventually(scene.rig.balanced, within=30)
-
-    run(main())

