@@ -147,3 +147,13 @@ def test_a_page_is_short_whole_and_listed(page: Path) -> None:
     for severity in {rule["labels"]["severity"] for rule in ALERTS if rule["alert"] == page.stem}:
         assert re.search(rf"Severity: .*\b{severity}\b", text)
         assert severity in row.split("|")[2]
+
+
+def test_operations_lists_every_alert_under_its_severity() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    section = page.split("## Objectives and alerts")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (critical|warning|info|none) \|[^|]*\| (\[.*) \|$", section, re.M)
+    listed = {
+        (severity, name) for severity, links in rows for name in re.findall(r"\[(\w+)\]\(runbooks/\1\.md\)", links)
+    }
+    assert listed == {(rule["labels"]["severity"], rule["alert"]) for rule in ALERTS}
