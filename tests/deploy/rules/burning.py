@@ -117,8 +117,8 @@ def just_below(objective: Objective, row: Row) -> Scene:
 
 
 def spike(objective: Objective, row: Row) -> Scene:
-    """Twice the row's rate for the short window and as long as the row waits, after a good long one: silent, because over
-    the long window it is a quarter of the rate."""
+    """Twice the row's rate for the short window and as long as the row waits, after a good long one: silent, because
+    over the long window it is a quarter of the rate."""
     good, bad = _rate(row.long, 0, objective.budget), _rate(row.short + row.waits, 2 * row.factor, objective.budget)
     return Scene([good, bad], ())
 
