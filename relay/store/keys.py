@@ -26,6 +26,7 @@ Orders (a *pool* is C/R, an *arm* in it `<resource letter>/O`)
   stages:C               hash    stage -> orders in it
   done:R:O               hash    what the retailer had passed on -> JSON (store/decisions.py; expires)
   ended                  zset    R/O by the end of tracking (ms)
+  suspended              set     R/O whose tracking is suspended
   budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA), gate: until
                                  when nothing is asked (ms), mint and why: until when no token is minted (ms), and its
                                  reason; the rest belongs to claim.lua and throttle.lua
@@ -77,6 +78,7 @@ RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
+SUSPENDED = f"{PREFIX}suspended"
 SCRATCH = f"{PREFIX}scratch"
 KNOWN = f"{PREFIX}known"
 HAZARDS = f"{PREFIX}hazards"
