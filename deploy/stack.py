@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from deploy.traffic import ORDER_LASTS, Traffic, gone_endpoint
+from deploy.traffic import Traffic, gone_endpoint
 from relay.embedded import EmbeddedStore
 from relay.model.signing import Secret
 from relay.processes import Child, Group
@@ -42,10 +42,9 @@ PORTS = range(10_000, 32_768)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`speed`: simulated seconds a second. `prometheus`: the program, or None to go without. `scrape`: seconds."""
+    """`orders` under way at a time. `prometheus`: the program, or None to go without. `scrape`: seconds."""
 
-    orders: int = 200
-    speed: float = 10.0
+    orders: int = 100
     scrape: int = 5
     prometheus: str | None = None
 
@@ -116,8 +115,8 @@ class _Builder:
         world = [{"order_id": one["order_id"], "user_id": one["user_id"]} for one in orders]
         for at in range(0, len(world), 1000):
             await _call(api, "/v1/orders/bulk", {"orders": world[at : at + 1000]})
-        pause = max(0.5, ORDER_LASTS / self.options.speed / max(1, self.options.orders))
-        traffic = Traffic(api, simulator, pause=pause, again=subscribed["healthy"], gone=subscribed["gone"])
+        under_way = [one["order_id"] for one in orders]
+        traffic = Traffic(api, simulator, under_way, again=subscribed["healthy"], gone=subscribed["gone"])
         self.tasks.append(asyncio.create_task(traffic.run()))
         return Stack(
             self.url("api"),
@@ -175,10 +174,10 @@ class _Builder:
             "RELAY_UPSTREAM_BUDGET": "100",
             "RELAY_TARGET_ALLOW": "127.0.0.0/8",
             "RELAY_ALLOW_HTTP_TARGETS": "1",
-            "RELAY_POLL_SCALE": f"{max(1 / self.options.speed, 0.0005):.6f}",
+            "RELAY_POLL_SCALE": "0.1",
             "RELAY_POLL_FLOOR": "500ms",
             "RELAY_CONFIRM_AFTER": "500ms",
-            "RELAY_LATE_CHAT": f"{max(0.5, 300 / self.options.speed):.1f}s",
+            "RELAY_LATE_CHAT": "10s",
             "RELAY_RETRY_SCHEDULE": "1s,2s,5s",
             "RELAY_LEASE": "5s",
             "RELAY_SLICE": "5s",
@@ -190,7 +189,7 @@ class _Builder:
 
     def _children(self) -> list[Child]:
         options, environment = self.options, self._environment()
-        upstream = ["--orders", str(options.orders), "--speed", str(options.speed)]
+        upstream = ["--orders", str(options.orders), "--speed", "1"]
         upstream += ["--fault", "500:0.02", "--fault", "429:0.005"]
         children = [self._relay("simulator", {}, "simulator", *upstream), self._relay("api", environment, "api")]
         for kind in COMPONENTS[1:]:
@@ -280,12 +279,9 @@ def main() -> int:
     """Until Ctrl-C, or for `--seconds`."""
     parser = argparse.ArgumentParser(prog="make stack", description=__doc__)
     parser.add_argument("--seconds", type=float, help="end after so long (default: Ctrl-C)")
-    parser.add_argument("--orders", type=int, default=200, help="orders under way at a time (default 200)")
-    parser.add_argument(
-        "--speed", type=float, default=10, help="simulated seconds a second; orders last 1 to 2 h of them (default 10)"
-    )
+    parser.add_argument("--orders", type=int, default=100, help="orders under way at a time, at least 1 (default 100)")
     given = parser.parse_args()
-    return asyncio.run(_main(Options(given.orders, given.speed, prometheus=find("prometheus")), given.seconds))
+    return asyncio.run(_main(Options(max(1, given.orders), prometheus=find("prometheus")), given.seconds))
 
 
 if __name__ == "__main__":

@@ -2,31 +2,34 @@
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 
-#: How long a simulated order lasts (simulated seconds), about.
-ORDER_LASTS = 5400.0
 #: Turns of the loop between two of what happens more rarely.
 RARELY = 5
+#: Of so many orders under way, one goes on in each turn.
+STRIDE = 20
+ENDED = frozenset({"delivered", "canceled"})
 
 
 class Traffic:
-    """Retailers and their customers. `pause`: seconds from one turn to the next; each brings an order, if one can be
-    had, so that as many as began are under way. A request that fails is nobody's concern here: the next one comes."""
+    """Shoppers, retailers and their customers, a turn a second, in real time: what the simulated shopper says has the
+    time at which it was said. A request that fails is nobody's concern here: the next turn comes."""
 
-    def __init__(self, api: httpx.AsyncClient, simulator: httpx.AsyncClient, *, pause: float, again: str, gone: str):
-        """`again`, `gone`: the subscriptions that are sent events again, and enabled again after their 410."""
+    def __init__(
+        self, api: httpx.AsyncClient, simulator: httpx.AsyncClient, orders: Sequence[str], *, again: str, gone: str
+    ) -> None:
+        """`orders`: those under way, of which none is missed for long. `again`, `gone`: the subscriptions that are
+        sent events again, and enabled again after their 410."""
         self._api = api
         self._simulator = simulator
-        self._pause = pause
+        self._orders = list(orders)
+        self._count = len(orders)
         self._again = again
         self._gone = gone
-        self._orders: deque[str] = deque(maxlen=50)
         self._cursor = "now"
 
     async def run(self) -> None:
@@ -36,15 +39,18 @@ class Traffic:
             with suppress(httpx.HTTPError):
                 await self._turn(turn)
             turn += 1
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(1)
 
     async def _turn(self, turn: int) -> None:
-        await self._new_order()
+        if len(self._orders) < self._count:
+            await self._new_order()
+        for _ in range(max(1, self._count // STRIDE)):
+            await self._go_on()
         events = await self._events()
         for event in events:
             if event["type"] == "order.replacement_suggested":
                 await self._decide(event["data"])
-        if turn % RARELY == 0 and self._orders:
+        if turn % RARELY == 0:
             message = {"body": "Please ring the bell."}
             await self._api.post(f"/v1/orders/{random.choice(self._orders)}/messages", json=message)
         if turn % RARELY == 1 and events:
@@ -58,6 +64,15 @@ class Traffic:
             order_id = made.json()["order_id"]
             await self._api.post("/v1/orders", json={"order_id": order_id, "user_id": "user-1"})
             self._orders.append(order_id)
+
+    async def _go_on(self) -> None:
+        """One shopper says something, another one goes on with everything up to the next status."""
+        said = {"sender": "shopper", "body": "There is a queue, but I am nearly done."}
+        await self._simulator.post(f"/_sim/orders/{random.choice(self._orders)}/messages", json=said)
+        order_id = random.choice(self._orders)
+        answer = await self._simulator.post(f"/_sim/orders/{order_id}/advance")
+        if answer.status_code == 200 and answer.json().get("status") in ENDED and len(self._orders) > 1:
+            self._orders.remove(order_id)
 
     async def _events(self) -> list[dict[str, Any]]:
         answer = await self._api.get("/v1/events", params={"after": self._cursor, "limit": 100})
