@@ -33,7 +33,7 @@ RULES = ROOT / "helm" / "relay" / "files" / "rules"
 DASHBOARDS = ROOT / "helm" / "relay" / "files" / "dashboards"
 COMPONENTS = ("api", "poll", "deliver", "maintain")
 #: Receivers: the share of POSTs that they refuse; None: nothing listens there.
-RECEIVERS: Mapping[str, float | None] = {"healthy": 0, "failing": 0.3, "absent": None}
+RECEIVERS: Mapping[str, float | None] = {"healthy": 0, "failing": 0.1, "absent": None}
 #: How long everything may take to come up (seconds).
 START_WITHIN = 60.0
 #: Ports below those that the system gives to outgoing connections, so that none is taken before its process listens.
@@ -190,7 +190,7 @@ class _Builder:
     def _children(self) -> list[Child]:
         options, environment = self.options, self._environment()
         upstream = ["--orders", str(options.orders), "--speed", "1"]
-        upstream += ["--fault", "500:0.02", "--fault", "429:0.005"]
+        upstream += ["--fault", "500:0.02", "--fault", "429:0.001"]
         children = [self._relay("simulator", {}, "simulator", *upstream), self._relay("api", environment, "api")]
         for kind in COMPONENTS[1:]:
             metrics = {"RELAY_METRICS_PORT": str(self.ports[kind])}

@@ -104,7 +104,8 @@ def _plain(value: float, decimals: int | None) -> str:
     if value == round(value):
         return f"{value:.0f}"
     places = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(places, 3)}f}".rstrip("0").rstrip(".")
+    text = f"{value:.{min(places, 3)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def mapped(value: float, defaults: Json) -> str:
