@@ -20,7 +20,19 @@ from tests.support.tools import CRDS, definition, need
 
 PACKAGED = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 _REFERENCE = re.compile(r"^(?:/api/_definitions\.json)?#/\$defs/(.+)$")
-KINDS = ["apps-v1/Deployment", "apps-v1/StatefulSet", "autoscaling-v2/HorizontalPodAutoscaler", "networking-v1/Ingress", "networking-v1/NetworkPolicy", "policy-v1/PodDisruptionBudget", "v1/ConfigMap", "v1/Pod", "v1/Secret", "v1/Service", "v1/ServiceAccount"]
+KINDS = [
+    "apps-v1/Deployment",
+    "apps-v1/StatefulSet",
+    "autoscaling-v2/HorizontalPodAutoscaler",
+    "networking-v1/Ingress",
+    "networking-v1/NetworkPolicy",
+    "policy-v1/PodDisruptionBudget",
+    "v1/ConfigMap",
+    "v1/Pod",
+    "v1/Secret",
+    "v1/Service",
+    "v1/ServiceAccount",
+]
 FOREIGN = sorted(CRDS)
 
 
