@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism tools check-deploy test-faults dashboards dashboards-pictures stack lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy test-faults dashboards dashboards-pictures stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -69,11 +69,15 @@ bench-freshness: $(VENV)/.dev ## How soon changes are noticed for a budget, into
 bench-endurance: $(VENV)/.dev ## 10,000 orders on one worker for ten minutes, rebuilt from their events
 	@$(BIN)/python -m bench.endurance
 
+bench-memory: $(VENV)/.dev ## What a kept event and an idle subscription cost Redis
+	@$(BIN)/python -m bench.memory
+
 bench-isolation: $(VENV)/.dev ## What one hanging endpoint costs 99 healthy ones
 	@$(BIN)/python -m bench.isolation
 
 lock: $(VENV)/.dev ## Resolve the dependencies again, with hashes
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group build -o requirements-build.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 
 clean: ## Remove the environment and caches

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from relay.cli.options import add_settings, command, read_settings
-from relay.cli.remote import Api, Refused, open_api
+from relay.cli.options import Refused, add_settings, command, read_settings
+from relay.cli.remote import Api, open_api
 from relay.model.signing import Secret
 from relay.receiver import Receiver
 from relay.serving import serve

@@ -66,6 +66,7 @@ Running
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
   canary                 hash    marker, fetched, seen, seen_ms, refused, subscription, last (relay/canary.py)
   pause:<what>           string  what may not be done again yet, such as a test send (expires)
+  layout                 hash    format: of what the newest release so far wrote, by: that release (store/layout.py)
   scratch                string  shows that Redis takes writes (expires)
   known                  string  a sealed word: shows at start whether the master keys are those of this store
 """
@@ -78,6 +79,7 @@ RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
+LAYOUT = f"{PREFIX}layout"
 SUSPENDED = f"{PREFIX}suspended"
 SCRATCH = f"{PREFIX}scratch"
 KNOWN = f"{PREFIX}known"
@@ -129,6 +131,10 @@ def due(credential: str, retailer_id: str, klass: int) -> str:
 
 def claimed(credential: str, retailer_id: str) -> str:
     return f"{PREFIX}claimed:{credential}/{retailer_id}"
+
+
+def pools(credential: str) -> str:
+    return f"{PREFIX}pools:{credential}"
 
 
 def decisions(retailer_id: str, order_id: str) -> str:
