@@ -182,10 +182,12 @@ class _Page:
         """Name, last and highest value, as the panel's table of a legend."""
         x, y, width = place
         each = width / columns
+        both = columns == 1
         for column in range(columns):
             right = x + (column + 1) * each - 6
-            self.text(right - 62, y, "Last", ha="right", color=FAINT, size=6.5)
-            self.text(right, y, "Max", ha="right", color=FAINT, size=6.5)
+            if both:
+                self.text(right - 68, y, "Last", ha="right", color=FAINT, size=6.5)
+            self.text(right, y, "Max" if both else "Last", ha="right", color=FAINT, size=6.5)
         lines = math.ceil(min(len(found), SHOWN) / columns)
         for at, (course, colour) in enumerate(zip(found[:SHOWN], colours, strict=False)):
             left, line = x + at // lines * each, y + ENTRY * (at % lines + 1)
@@ -194,9 +196,10 @@ class _Page:
                 name = f"{name} (+{len(found) - SHOWN} more)"
             bar = (left / self.width, 1 - (line + 1.5) / self.height)
             self.figure.add_artist(Rectangle(bar, 12 / self.width, 3 / self.height, color=colour))
-            self.text(left + 17, line, _short(name, each - 125), size=7)
-            self.text(left + each - 68, line, written(course.numbers[-1], unit), ha="right", size=7)
-            self.text(left + each - 6, line, written(max(course.numbers), unit), ha="right", size=7)
+            self.text(left + 17, line, _short(name, each - (150 if both else 85)), size=7)
+            figures = [written(course.numbers[-1], unit), *([written(max(course.numbers), unit)] if both else [])]
+            for back, figure in zip((6, 74), reversed(figures), strict=False):
+                self.text(left + each - back, line, figure, ha="right", size=7)
 
     def heatmap(self, found: list[Course], inside: tuple[float, float, float, float]) -> None:
         x, y, width, height = inside
