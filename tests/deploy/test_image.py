@@ -16,6 +16,9 @@ from tests.deploy.dockerfile import Image, Process, build, environment, steps
 from tests.support.tools import ROOT, need
 from tests.support.workers import unused_ports
 
+#: The first test that needs the image builds it, which fetches some 40 MB.
+pytestmark = pytest.mark.timeout(300)
+
 #: Megabytes of the environment in the image, bytecode included: 68 when this was written.
 LARGEST = 80
 
