@@ -211,9 +211,9 @@ body_bytes = _deliver.histogram(
 redeliveries = _deliver.counter(
     "redeliveries_total",
     "Events sent again although they may have arrived, by reason. replay: exact. drain: exact, what was in flight at"
-    " the deadline. crash: what its owner had in flight when it last wrote, at most five seconds before it died or"
-    " stood still. lease_lost: what an owner that lost its lease had in flight or not yet written; if it stood still,"
-    " its successor counts the same events as crash.",
+    " the deadline, counted by the successor. crash: what an owner that died or stood still had in flight when it last"
+    " wrote, at most a third of a lease before. lease_lost: what an owner that lost its lease had in flight or not yet"
+    " written; if it stood still, its successor counts the same events as crash.",
     "reason",
     known=each(("crash", "lease_lost", "drain", "replay")),
 )

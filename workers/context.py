@@ -32,7 +32,6 @@ from relay.store.connecting import security_of
 from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.layout import agree
-from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.recoveries import Recoveries
@@ -116,7 +115,6 @@ class Process:
             self.slots,
             self.bells,
             self.ringer,
-            Ledger(self.db, self.log),
             Retention(self.db, self.log),
             pumps={"poll": settings.poll_pumps, "deliver": settings.deliver_pumps},
             lease_s=settings.lease,

@@ -40,14 +40,16 @@ from relay.upstream.client import HttpUpstream
 from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
+from relay.vitals import Vitals
 from relay.watching import Watch
 
 
 @asynccontextmanager
-async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
+async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIterator[ASGIApp]:
     """The API's application with its clients, closed in the end."""
     assert settings.redis_url is not None
     assert settings.master_keys is not None
+    vitals = vitals or Vitals()
     vault = Vault(parse_master_keys(settings.master_keys))
     db, pressure = Db(open_client(settings.redis_url, security=security_of(settings))), Pressure()
     watch = Watch(db, pressure)
@@ -86,7 +88,8 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
         await check_master_keys(db, vault)
         await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)
         watching = asyncio.create_task(watch.run())
-        yield create_app(deps)
+        async with vitals.watching(db):
+            yield create_app(deps, vitals)
     finally:
         watch.stop()
         if watching is not None:

@@ -23,13 +23,13 @@ from relay.delivering.gate import Gate
 from relay.delivering.jobs import Batch, Job, LeaseLost, Limits
 from relay.delivering.lanes import Lanes
 from relay.delivering.places import Places
+from relay.delivering.posts import Posts
 from relay.delivering.recorder import Recorder
 from relay.delivering.settling import Settling
 from relay.delivering.window import Window
-from relay.model.events import thin
 from relay.model.orders import LaneId
 from relay.model.retries import Schedule
-from relay.sender import Message, Sender
+from relay.sender import Sender
 from relay.store.deliveries import Deliveries, Owned, Recorded
 from relay.store.log import Entry, ordinal
 
@@ -62,7 +62,7 @@ class Runner:
         self._owned = owned
         self._target = owned.target
         self._deliveries = deliveries
-        self._sender = sender
+        self._posts = Posts(sender)
         self._aside = aside
         self._places = places
         self._clock = clock
@@ -75,6 +75,7 @@ class Runner:
             *(owned, deliveries, self._window, self._gate),
             clock=clock,
             limits=limits,
+            flying=lambda: self._posts.flying,
             taken=self._recorded,
             wake=self._set_wake,
         )
@@ -160,7 +161,7 @@ class Runner:
         while not self._recorder.lost and self._recorder.pending:
             await self._recorder.write()
         if not self._recorder.lost:
-            await self._deliveries.release(self._owned)
+            await self._deliveries.release(self._owned, self._posts.flying)
 
     def _busy(self) -> bool:
         if self._in_flight or self._recorder.pending or self._settling.folding or not self._exhausted:
@@ -210,6 +211,7 @@ class Runner:
         elif lane in self._lanes.parked:
             self._settling.park(lane, job, 0)
         else:
+            job.behind = lane in self._lanes
             self._lanes.add(lane, [job])
 
     def _lane(self, entry: Entry) -> LaneId:
@@ -290,10 +292,12 @@ class Runner:
             if self._lanes.head(lane).entry.position in self._purged:
                 self._settling.leave_out(lane)
                 continue
+            job = self._lanes.head(lane)
+            job.prompt = job.fresh and job.entry.committed_ms > max(self._gate.held_ms, self._target.enabled_ms)
             self._gate.pass_through(lane, now_ms)
             if self._gate.probe == lane:
                 self._recorder.batch.health = self._gate.health
-            self._spawn(self._deliver(lane, self._lanes.head(lane)))
+            self._spawn(self._deliver(lane, job))
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(work)
@@ -322,17 +326,7 @@ class Runner:
                 self._lanes.runnable.append(lane)  # the circuit opened while this waited for its place
                 return
             now_ms = self._clock.now_ms()
-            message = Message(
-                job.entry.event_id,
-                job.entry.body if target.payload == "full" else thin(job.entry.body),
-                job.sequence,
-                job.attempts + 1,
-                replay=job.kind == "r",
-                stands_for=job.stands_for,
-            )
-            outcome = await self._sender.post(
-                target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
-            )
+            outcome = await self._posts.send(target, job, now_ms)
         self._settling.settle(lane, job, outcome, now_ms, target)
 
     def _plan_beat(self, every_s: int) -> None:

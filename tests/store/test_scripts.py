@@ -12,7 +12,6 @@ from relay.queue import Ringer, open_pool
 from relay.store import keys
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries, Operation, Progress
-from relay.store.ledger import Ledger
 from relay.store.order_records import Commit, Due, Settlement
 from relay.store.retention import Retention
 from relay.store.slots import Slots
@@ -145,7 +144,6 @@ def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_ur
                     slots,
                     Bells(rig.db),
                     Ringer(pool),
-                    Ledger(rig.db, rig.log),
                     Retention(rig.db, rig.log),
                 ),
                 pumps={"poll": 2, "deliver": 1},
@@ -167,7 +165,6 @@ def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_ur
             await pump.sweep()  # the same tick rings the same ids: no second job
             assert await rig.db.run("ZCARD", "arq:relay:poll") == 1
             assert await rig.db.run("ZCARD", "arq:relay:deliver") == 1
-            await pump.gauge()
             await pool.aclose(close_connection_pool=True)
 
     run(main())

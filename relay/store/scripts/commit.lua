@@ -43,6 +43,9 @@ for i = at + 1, at + 2 * fields, 2 do
     status = ARGV[i + 1]
   end
 end
+if tracking ~= known[3] then
+  redis.call(tracking == 'suspended' and 'SADD' or 'SREM', P .. 'suspended', retailer .. '/' .. order)
+end
 census(credential, retailer, counted_stage(known[3], known[4]), counted_stage(tracking, status))
 at = at + 2 * fields + 1
 local arms = tonumber(ARGV[at])
