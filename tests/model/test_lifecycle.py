@@ -98,6 +98,7 @@ def test_an_order_that_is_over_when_it_is_first_read_is_confirmed_like_any_other
         assert step is not None
         state = step.state
 
+    assert step is not None
     assert [event.type for event in step.events] == ["order.tracking_started"]
     assert {step.delays_ms[resource] for resource in RESOURCES} == {POLICY.confirm_after_ms}
 
