@@ -1,5 +1,6 @@
 """The chart, rendered by the real helm. helm is told the version of Kubernetes: as built here it assumes 1.20."""
 
+import base64
 import functools
 import subprocess
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def text(name: str = "default", *values: str, release: str = "r", version: str =
 
 @functools.cache
 def _parsed(rendered: str) -> tuple[Object, ...]:
-    return tuple(one for one in yaml.load_all(rendered, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if one)
+    return tuple(one for one in yaml.load_all(rendered, yaml.CSafeLoader) if one)
 
 
 def objects(name: str = "default", *values: str, release: str = "r") -> tuple[Object, ...]:
@@ -71,3 +72,19 @@ def pods(found: tuple[Object, ...]) -> Iterator[tuple[str, Object, Object]]:
 def folder(name: str) -> list[Path]:
     """What lies in the chart for Prometheus (`rules`) or Grafana (`dashboards`)."""
     return sorted((CHART / "files" / name).iterdir())
+
+
+def settings_of(found: tuple[Object, ...]) -> dict[str, str]:
+    """What the ConfigMap says, and something for each variable that comes from a Secret."""
+    said: dict[str, str] = dict(of("ConfigMap", found)["r-relay"]["data"])
+    secrets = {
+        "RELAY_REDIS_URL": "rediss+sentinel://s1/main" if "RELAY_REDIS_CA_FILE" not in said else "rediss://redis",
+        "RELAY_MASTER_KEYS": "k1:" + base64.b64encode(bytes(32)).decode(),
+        "RELAY_ADMIN_KEY": "x" * 24,
+    }
+    for variable in component(found, "api")["spec"]["template"]["spec"]["containers"][0]["env"]:
+        said.setdefault(variable["name"], variable.get("value", secrets.get(variable["name"], "from-a-secret")))
+    certificate = {
+        name: str(CHART / "Chart.yaml") for name in said if name.endswith("_FILE")
+    }  # files of the pod, not of this machine
+    return {name: value for name, value in (said | certificate).items() if name.startswith("RELAY_")}

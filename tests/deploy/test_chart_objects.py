@@ -20,7 +20,19 @@ from tests.support.tools import CRDS, definition, need
 
 PACKAGED = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 _REFERENCE = re.compile(r"^(?:/api/_definitions\.json)?#/\$defs/(.+)$")
-KINDS = ["apps-v1/Deployment", "apps-v1/StatefulSet", "autoscaling-v2/HorizontalPodAutoscaler", "networking-v1/Ingress", "networking-v1/NetworkPolicy", "policy-v1/PodDisruptionBudget", "v1/ConfigMap", "v1/Pod", "v1/Secret", "v1/Service", "v1/ServiceAccount"]
+KINDS = [
+    "apps-v1/Deployment",
+    "apps-v1/StatefulSet",
+    "autoscaling-v2/HorizontalPodAutoscaler",
+    "networking-v1/Ingress",
+    "networking-v1/NetworkPolicy",
+    "policy-v1/PodDisruptionBudget",
+    "v1/ConfigMap",
+    "v1/Pod",
+    "v1/Secret",
+    "v1/Service",
+    "v1/ServiceAccount",
+]
 FOREIGN = sorted(CRDS)
 
 
@@ -77,7 +89,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("schemas")
     foreign = {}
     for kind in FOREIGN:
-        crd = yaml.load(definition(kind).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        crd = yaml.load(definition(kind).read_text(), yaml.CSafeLoader)
         group = crd["spec"]["group"].split(".")[0]
         for version in crd["spec"]["versions"]:
             name = f"{kind.lower()}-{group}-{version['name']}.json"
@@ -142,7 +154,7 @@ def test_the_schemas_refuse_what_is_wrong(kind: str, schemas: Path, tmp_path: Pa
 
 
 def test_every_kind_of_foreign_object_is_rendered_somewhere() -> None:
-    assert {one["kind"] for one in objects("everything-on")} >= {kind for kind in FOREIGN}
+    assert {one["kind"] for one in objects("everything-on")} >= set(FOREIGN)
 
 
 ADDRESSES = {

@@ -178,7 +178,7 @@ def test_every_panel_shows_something() -> None:
     """The whole stack, changes, failures and retries, scraped by a real Prometheus every second."""
 
     async def main() -> None:
-        options = Options(orders=30, speed=120, scrape=1, prometheus=need("prometheus"))
+        options = Options(orders=30, scrape=1, prometheus=need("prometheus"))
         async with running(options) as stack:
             assert stack.prometheus is not None
             async with httpx.AsyncClient(base_url=stack.prometheus, trust_env=False, timeout=20) as client:
