@@ -79,8 +79,8 @@ def test_a_commit_holds_for_the_version_it_was_decided_on(redis_url: str) -> Non
 
 
 def test_a_reading_is_settled_only_on_what_it_was_decided_on(redis_url: str) -> None:
-    """Compared with a fingerprint, or decided on a version, that is not stored any more: it says nothing, and the arm is
-    read again at once."""
+    """Compared with a fingerprint, or decided on a version, that is not stored any more: it says nothing, and the arm
+    is read again at once."""
 
     async def main() -> None:
         async with open_rig(redis_url) as rig:
