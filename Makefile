@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy test-faults dashboards dashboards-pictures stack lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy test-faults dashboards dashboards-pictures chart-readme stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ stack: tools ## Everything of compose without Docker, with orders and Prometheus
 
 dashboards: $(VENV)/.dev ## Write the dashboards into the chart
 	@$(BIN)/python -m deploy.dashboards
+
+chart-readme: $(VENV)/.dev ## Write the chart's README and schema from its values.yaml
+	@$(BIN)/python -m deploy.chart
 
 tools: $(VENV)/.dev ## Fetch what check-deploy and the fault tests need besides: helm, promtool, Redis with TLS ...
 	@$(BIN)/python -m tests.support.tools

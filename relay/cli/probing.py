@@ -10,6 +10,7 @@ import httpx
 
 from relay.cli.options import Refused, add_settings, command, read_settings
 from relay.cli.remote import Api, open_api
+from relay.errors import InvalidSettings
 from relay.model.signing import Secret
 from relay.receiver import Receiver
 from relay.serving import serve
@@ -58,7 +59,11 @@ async def _delivery(options: argparse.Namespace) -> int:
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             waiting.cancel()
-            serving.result()
+            try:
+                serving.result()
+            except OSError as error:
+                where = f"{options.bind}:{options.receiver_port}"
+                raise InvalidSettings(f"cannot listen on {where}: {error.strerror}") from None
         return await asyncio.to_thread(_try, options, receiver)
     finally:
         serving.cancel()
