@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from relay import logs
+from relay import logs, tracing
 from relay.api.observability import Readiness
 from relay.canary import Canary, retire
 from relay.errors import InvalidSettings, StoreUnavailable
@@ -99,6 +99,8 @@ def main(arguments: list[str]) -> int:
         if missing:
             names = ", ".join(f"RELAY_{name.upper()}" for name in missing)
             raise InvalidSettings(f"a worker needs {names}")
+        if settings.tracing:
+            tracing.require()
     except InvalidSettings as error:
         print(f"relay worker: {error.detail}", file=sys.stderr)
         return 2

@@ -29,13 +29,15 @@ from relay.errors import STORE_FULL, Forbidden, InvalidInput, NotFound, RelayErr
 from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
+from relay.tracing import OFF, Tracing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PROBES = ("/livez", "/readyz", "/metrics")
 _FREEING = ("GET", "DELETE")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def create_app(deps: Deps) -> ASGIApp:
+def create_app(deps: Deps, tracing: Tracing = OFF) -> ASGIApp:
     """The API over a process's clients."""
     addresses = limits.Addresses(deps.settings.api_rate_ip)
     routes = [Route(o.path, _endpoint(deps, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)]
@@ -43,7 +45,7 @@ def create_app(deps: Deps) -> ASGIApp:
         routes=[*routes, *probes(deps.db)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
     )
-    return Observed(app)
+    return Observed(app, tracing)
 
 
 def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
@@ -199,10 +201,11 @@ def _group(route: str | None) -> str:
 
 
 class Observed:
-    """Request id, one log line and the metrics of each request, whatever becomes of it."""
+    """Request id, one log line, the metrics and the span of each request, whatever becomes of it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
+        self._tracing = tracing
         self._log = structlog.get_logger("relay.api")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,7 +213,8 @@ class Observed:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(10)
         state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         status = 500
@@ -223,12 +227,20 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            if not self._tracing.on or scope["path"] in _PROBES:
+                await self._app(scope, receive, sending)
+                return
+            with self._tracing.request(scope["method"], headers.get(b"traceparent", b"").decode("latin-1")) as span:
+                try:
+                    await self._app(scope, receive, sending)
+                finally:
+                    about = {"route": state.get("route") or "other", "retailer_id": state.get("retailer_id")}
+                    span.tell(well=status < 500, status=status, **about)
         finally:
             self._told(scope, state.get("route"), status, time.perf_counter() - began)
 
     def _told(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
-        if route is None and scope["path"] in ("/livez", "/readyz", "/metrics"):
+        if route is None and scope["path"] in _PROBES:
             return
         metrics.http_requests.labels(route or "other", scope["method"], f"{status // 100}xx").inc()
         metrics.http_duration.labels(_group(route)).observe(seconds)

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from relay import logs
+from relay import logs, tracing
 from relay.cli.composition import open_api
 from relay.cli.options import add_settings, command, environment, read_settings
 from relay.demo import DemoOptions, demo
@@ -121,6 +121,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     settings = read_settings(options)
+    if settings.tracing:
+        tracing.require()
     logs.configure(settings.log_format, settings.log_level)
     given = environment(options)
     if settings.redis_url is not None:
@@ -170,6 +172,8 @@ async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) 
 def _api(options: argparse.Namespace) -> int:
     settings = read_settings(options)
     _need(settings, "api", "redis_url", "master_keys")
+    if settings.tracing:
+        tracing.require()
     logs.configure(settings.log_format, settings.log_level)
 
     async def main() -> None:

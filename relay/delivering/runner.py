@@ -23,15 +23,16 @@ from relay.delivering.gate import Gate
 from relay.delivering.jobs import Batch, Job, LeaseLost, Limits
 from relay.delivering.lanes import Lanes
 from relay.delivering.places import Places
+from relay.delivering.posting import Posting
 from relay.delivering.recorder import Recorder
 from relay.delivering.settling import Settling
 from relay.delivering.window import Window
-from relay.model.events import thin
 from relay.model.orders import LaneId
 from relay.model.retries import Schedule
-from relay.sender import Message, Sender
+from relay.sender import Sender
 from relay.store.deliveries import Deliveries, Owned, Recorded
 from relay.store.log import Entry, ordinal
+from relay.tracing import OFF, Tracing
 
 #: Entries of the log between the position and the furthest read: bounds what is in memory and settled ahead.
 WINDOW = 1_000
@@ -57,12 +58,13 @@ class Runner:
         clock: Clock,
         schedule: Schedule,
         limits: Limits,
+        tracing: Tracing = OFF,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._owned = owned
         self._target = owned.target
         self._deliveries = deliveries
-        self._sender = sender
+        self._posting = Posting(owned, sender, tracing)
         self._aside = aside
         self._places = places
         self._clock = clock
@@ -322,17 +324,7 @@ class Runner:
                 self._lanes.runnable.append(lane)  # the circuit opened while this waited for its place
                 return
             now_ms = self._clock.now_ms()
-            message = Message(
-                job.entry.event_id,
-                job.entry.body if target.payload == "full" else thin(job.entry.body),
-                job.sequence,
-                job.attempts + 1,
-                replay=job.kind == "r",
-                stands_for=job.stands_for,
-            )
-            outcome = await self._sender.post(
-                target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
-            )
+            outcome = await self._posting.post(job, target, now_ms)
         self._settling.settle(lane, job, outcome, now_ms, target)
 
     def _plan_beat(self, every_s: int) -> None:
