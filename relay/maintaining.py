@@ -1,4 +1,4 @@
-"""The maintain pump: the sweep that makes lost wake-ups harmless, retention, and the gauges that need a look around."""
+"""The maintain pump: the sweep that makes lost wake-ups harmless, and retention."""
 
 import asyncio
 import time
@@ -13,16 +13,13 @@ from relay.store import keys
 from relay.store.arms import fade
 from relay.store.audit import AuditLog
 from relay.store.bells import Bells
-from relay.store.ledger import Ledger
 from relay.store.orders import Orders
 from relay.store.redis import Db
 from relay.store.retailers import OPERATOR
 from relay.store.retention import Retention
-from relay.store.sealed import Census
 from relay.store.slots import Slots
 
 SWEEP_EVERY = 1.0
-GAUGES_EVERY = 10.0
 RETENTION_EVERY = 60.0
 
 
@@ -36,7 +33,6 @@ class MaintainPump:
         slots: Slots,
         bells: Bells,
         ringer: Ringer,
-        ledger: Ledger,
         retention: Retention,
         *,
         pumps: Mapping[str, int],
@@ -50,7 +46,6 @@ class MaintainPump:
         self._slots = slots
         self._bells = bells
         self._ringer = ringer
-        self._ledger = ledger
         self._retention = retention
         self._pumps = pumps
         self._lease_s = lease_s
@@ -58,17 +53,13 @@ class MaintainPump:
         self._retention_orders_s = retention_orders_s
         self._retention_audit_s = retention_audit_s
         self._audit = AuditLog(db)
-        self._census = Census(db, _sealed)
         self._logger = structlog.get_logger("relay.maintaining")
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
-        gauged = trimmed = 0.0
+        trimmed = 0.0
         while not should_stop():
             began = time.monotonic()
             await self.sweep()
-            if began - gauged >= GAUGES_EVERY:
-                gauged = began
-                await self.gauge()
             if began - trimmed >= RETENTION_EVERY:
                 trimmed = began
                 await self.retain()
@@ -80,28 +71,19 @@ class MaintainPump:
         tick = int(now_ms / 1000 / self._lease_s)
         for kind, count in self._pumps.items():
             for number in await self._slots.free(kind, count):
-                await self._ringer.ring(kind, number, tick=tick)
-        ready, due = await self._db.run_many(
-            [["ZCOUNT", keys.READY, "-inf", now_ms], ["ZCOUNT", keys.CREDENTIALS, "-inf", now_ms]]
+                if await self._ringer.ring(kind, number, tick=tick):
+                    metrics.sweep_rung.labels(kind).inc()
+        indexes = (keys.READY, keys.CREDENTIALS)
+        ready, due, *late = await self._db.run_many(
+            [["ZCOUNT", index, "-inf", at] for at in (now_ms, now_ms - SWEEP_EVERY * 1000) for index in indexes]
         )
         if ready:
             await self._bells.ring("deliver", min(ready, 8))
         if due:
             await self._bells.ring("poll")
-
-    async def gauge(self) -> None:
-        """Set the gauges of the ledger, and go on counting what is sealed."""
-        await self._census.step()
-        found = await self._ledger.summary()
-        metrics.waiting_events.labels("ready").set(found.waiting)
-        metrics.oldest_waiting_age.labels("ready").set(0 if found.oldest_ms is None else found.oldest_ms / 1000)
-        metrics.ledger_imbalance.set(found.imbalance)
-        metrics.subscriptions.labels("enabled").set(found.enabled)
-        metrics.subscriptions.labels("disabled").set(found.disabled)
-        for state in ("closed", "open", "half_open"):
-            metrics.circuits.labels(state).set(found.circuits[state])
-        metrics.parked_lanes.set(found.parked_lanes)
-        metrics.dead_letters.set(found.dead)
+        for kind, count in zip(("deliver", "poll"), late, strict=True):
+            if count:
+                metrics.sweep_rung.labels(kind).inc(count)
 
     async def retain(self) -> None:
         """Drop events, ended orders and audit entries whose time is over."""
@@ -121,9 +103,3 @@ class MaintainPump:
             await self._orders.erase(RetailerId(retailer_id), OrderId(order_id))
         if dropped or ended:
             self._logger.info("retention.applied", events=dropped, orders=len(ended))
-
-
-def _sealed(records: Mapping[str, int]) -> None:
-    metrics.sealed_records.clear()
-    for key_id, count in records.items():
-        metrics.sealed_records.labels(key_id).set(count)

@@ -2,17 +2,23 @@
 
 import json
 import secrets
+import time
 from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix
 from redis.exceptions import RedisError
 
 from relay import metrics
+from relay.errors import StoreUnavailable
 from relay.store.connecting import Security, open_client
 
 #: A ring that nobody heard dies after this long (ms): what is due is rung again by the sweep.
 RING_EXPIRES_MS = 600_000
+
+#: How many of a queue's first jobs a worker looks at.
+READ_LIMIT = 200
 
 KINDS = ("poll", "deliver", "maintain")
 
@@ -47,8 +53,9 @@ class Ringer:
     def __init__(self, pool: ArqRedis) -> None:
         self._pool = pool
 
-    async def ring(self, kind: str, slot: int, *, tick: int | None = None, defer_s: float = 0.0) -> None:
-        """Ask for a pump in a slot. With `tick` the same ring is sent once only; else each is its own.
+    async def ring(self, kind: str, slot: int, *, tick: int | None = None, defer_s: float = 0.0) -> bool:
+        """Ask for a pump in a slot; says whether the ring was sent. With `tick` the same ring is sent once only; else
+        each is its own.
 
         Never raises: a ring that cannot be sent is sent again by the sweep.
         """
@@ -60,5 +67,21 @@ class Ringer:
         except (RedisError, OSError) as error:
             metrics.rings.labels(kind, "failed").inc()
             structlog.get_logger("relay.queue").debug("ring.failed", kind=kind, error=repr(error))
-            return
+            return False
         metrics.rings.labels(kind, "sent" if job is not None else "unknown").inc()
+        return job is not None
+
+    async def depths(self) -> dict[str, dict[str, int]]:
+        """arq's jobs of each kind of pump by state. A queue holds what runs as well; that stands at its head."""
+        now_ms, found = time.time_ns() // 1_000_000, {}
+        try:
+            for kind in KINDS:
+                first = await self._pool.zrangebyscore(queue_name(kind), "-inf", now_ms, start=0, num=READ_LIMIT)
+                names = [in_progress_key_prefix + raw.decode() for raw in first]
+                running = int(await self._pool.exists(*names)) if names else 0
+                begun = await self._pool.zcount(queue_name(kind), "-inf", now_ms)
+                whole = await self._pool.zcard(queue_name(kind))
+                found[kind] = {"due": begun - running, "running": running, "scheduled": whole - begun}
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis is not available: {error}") from error
+        return found

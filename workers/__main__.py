@@ -5,53 +5,78 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 import uvloop
 
-from relay import logs, tracing
-from relay.api.observability import Readiness
+from relay import __version__, logs, metrics, tracing
 from relay.canary import Canary, retire
 from relay.errors import InvalidSettings, StoreUnavailable
-from relay.queue import KINDS
+from relay.queue import KINDS, READ_LIMIT
+from relay.sampling import Sampler
 from relay.serving import serve
 from relay.settings import Settings, load
 from relay.store import keys
 from relay.store.connecting import security_of
 from relay.store.redis import wait_until_up
 from relay.store.subscriptions import Subscriptions
+from relay.vitals import Vitals
 from relay.watching import Watch
 from workers.context import Process, open_process
 from workers.health import health_app
-from workers.supervisor import Pulse, supervise
+from workers.supervisor import Pulse, slots, supervise
 
 
 async def work(kinds: tuple[str, ...], settings: Settings) -> None:
-    """Run the pumps of these kinds until SIGTERM or SIGINT."""
-    log = structlog.get_logger("workers")
-    draining = asyncio.Event()
+    """Run the pumps of these kinds until SIGTERM or SIGINT. The probes are answered from the start."""
+    vitals, pulses = Vitals(), {kind: Pulse(kind) for kind in kinds}
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, draining.set)
-    await _wait_for_redis(settings, draining)
-    async with open_process(settings) as process:
-        pulses = {kind: Pulse() for kind in kinds}
-        pumping = [asyncio.create_task(supervise(kind, process, draining, pulse)) for kind, pulse in pulses.items()]
+        loop.add_signal_handler(number, vitals.drain)
+    async with vitals.timing():
+        working = asyncio.create_task(_pump(kinds, settings, vitals, pulses))
+        tasks = [working]
+        if settings.metrics_port:
+            app = health_app(list(pulses.values()), vitals)
+            tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, lambda port: None)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            await working
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(kinds: tuple[str, ...], settings: Settings, vitals: Vitals, pulses: dict[str, Pulse]) -> None:
+    log = structlog.get_logger("workers")
+    await _wait_for_redis(settings, vitals.draining)
+    if vitals.draining.is_set():
+        return
+    async with open_process(settings) as process, vitals.watching(process.db):
+        metrics.arq_read_limit.set(READ_LIMIT)
+        for kind in kinds:
+            metrics.pump_slots.labels(kind).set(slots(kind, settings))
+        ending = [
+            asyncio.create_task(supervise(kind, process, vitals.draining, pulse)) for kind, pulse in pulses.items()
+        ]
+        if "maintain" in kinds:
+            ending.append(asyncio.create_task(Sampler(process.db, process.ringer).run(vitals.draining)))
         watch = Watch(process.db, process.pressure)
         watching = asyncio.create_task(watch.run())
-        tasks = [*pumping, watching]
-        if settings.metrics_port:
-            app = health_app(list(pulses.values()), Readiness(process.db), draining)
-            tasks.append(asyncio.create_task(serve(app, settings.host, settings.metrics_port, lambda port: None)))
+        tasks = [*ending, watching]
         if "maintain" in kinds:
-            tasks += await _canary(process, draining)
+            tasks += await _canary(process, vitals.draining)
         log.info("worker.started", kinds=list(kinds), pid=os.getpid())
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            await asyncio.gather(*pumping)
+            await asyncio.gather(*ending)
         finally:
             watch.stop()
             await asyncio.wait({watching})
@@ -65,9 +90,10 @@ async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Tas
     """The canary's tasks; where it is off, what it left behind goes."""
     settings = process.settings
     if not settings.canary:
-        if await process.db.run("EXISTS", keys.CANARY_STATE):
-            await retire(process.db, process.orders, Subscriptions(process.db, process.vault))
-            await process.db.run("DEL", keys.CANARY_STATE)
+        with suppress(StoreUnavailable):  # the next start finds it as well
+            if await process.db.run("EXISTS", keys.CANARY_STATE):
+                await retire(process.db, process.orders, Subscriptions(process.db, process.vault))
+                await process.db.run("DEL", keys.CANARY_STATE)
         return []
     canary = Canary(process.db, process.vault, process.orders, settings)
     serving = serve(canary, settings.host, settings.canary_port, lambda port: None)
@@ -105,8 +131,11 @@ def main(arguments: list[str]) -> int:
         print(f"relay worker: {error.detail}", file=sys.stderr)
         return 2
     logs.configure(settings.log_format, settings.log_level)
+    kinds = KINDS if kind == "all" else (kind,)
+    metrics.begin(kinds)
+    metrics.build_info.labels(__version__, kind).set(1)
     try:
-        uvloop.run(work(KINDS if kind == "all" else (kind,), settings))
+        uvloop.run(work(kinds, settings))
     except InvalidSettings as error:
         print(f"relay worker: {error.detail}", file=sys.stderr)
         return 2

@@ -31,7 +31,7 @@ from relay.store.bells import Bells
 from relay.store.connecting import security_of
 from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
-from relay.store.ledger import Ledger
+from relay.store.layout import agree
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.recoveries import Recoveries
@@ -119,7 +119,6 @@ class Process:
             self.slots,
             self.bells,
             self.ringer,
-            Ledger(self.db, self.log),
             Retention(self.db, self.log),
             pumps={"poll": settings.poll_pumps, "deliver": settings.deliver_pumps},
             lease_s=settings.lease,
@@ -154,6 +153,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
         await admit(db, unsafe=settings.redis_unsafe)
+        await agree(db)
         await check_master_keys(db, vault)
         yield Process(
             settings=settings,

@@ -23,10 +23,12 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
     if draining.is_set() or not await process.slots.take(kind, slot, token, lease_ms):
         metrics.pump_slices.labels(kind, "surplus").inc()
         return
+    metrics.pump_wait.labels(kind).observe(max(0.0, time.time() - ctx["score"] / 1000))
     structlog.contextvars.bind_contextvars(pump=f"{kind}/{slot}")
     lost, done = asyncio.Event(), asyncio.Event()
     renewing = asyncio.create_task(_keep_slot(process, kind, slot, token, lease_ms, lost, done))
-    ends_at = time.monotonic() + process.settings.slice
+    began = time.monotonic()
+    ends_at = began + process.settings.slice
     metrics.pumps_running.labels(kind).inc()
     reason = "failed"
     work = process.pump(kind)
@@ -41,6 +43,7 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         await renewing
         metrics.pumps_running.labels(kind).dec()
         metrics.pump_slices.labels(kind, reason).inc()
+        metrics.pump_slice_duration.labels(kind).observe(time.monotonic() - began)
         tally = dict(work.tally) if isinstance(work, PollPump) else {}
         structlog.get_logger("workers").info("pump.slice_ended", kind=kind, slot=slot, reason=reason, **tally)
     if reason != "store_unavailable":

@@ -18,7 +18,8 @@ from arq.worker import Worker
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from relay import metrics
-from relay.queue import deserialize, open_pool, queue_name, serialize
+from relay.queue import READ_LIMIT, deserialize, open_pool, queue_name, serialize
+from relay.settings import Settings
 from relay.store.connecting import security_of
 from workers.context import Process
 from workers.pumps import ensure_maintained, pump
@@ -32,11 +33,18 @@ LONGEST_PAUSE = 15.0
 
 
 class Pulse:
-    """What `/livez` asks of a supervisor: when arq's loop last turned, and whether it is in declared back-off."""
+    """What `/livez` asks of a supervisor: when arq's loop last turned, and whether it is in declared back-off, which
+    lasts until the loop turns (again)."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.turned_at = time.monotonic()
+        self.backing_off = True
+        self._gauge = metrics.worker_heartbeat.labels(kind)
+
+    def turn(self) -> None:
         self.turned_at = time.monotonic()
         self.backing_off = False
+        self._gauge.set(time.time())
 
     @property
     def alive(self) -> bool:
@@ -44,22 +52,33 @@ class Pulse:
 
 
 class PulsingWorker(Worker):
-    """arq's worker, telling the pulse whenever its loop turns."""
+    """arq's worker, telling the pulse whenever its loop turns, and counting the rings that came to nothing."""
 
     pulse: Pulse
+    kind: str
 
     async def heart_beat(self) -> None:
-        self.pulse.turned_at = time.monotonic()
+        self.pulse.turn()
         try:
             await super().heart_beat()
         except OutOfMemoryError:  # arq's health key finds no room: no reason to end the pumps that drain
             structlog.get_logger("workers").warning("worker.redis_full")
 
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
+        if result_data is not None and "job expired" in str(deserialize(result_data).get("r")):
+            metrics.arq_expired.labels(self.kind).inc()
+        await super().finish_failed_job(job_id, result_data)
+
+
+def slots(kind: str, settings: Settings) -> int:
+    """How many pumps of a kind run, over all processes."""
+    return {"poll": settings.poll_pumps, "deliver": settings.deliver_pumps, "maintain": 1}[kind]
+
 
 def worker_settings(kind: str, process: Process) -> dict[str, Any]:
     """arq's settings, each with its reason in docs/design.md."""
     settings = process.settings
-    pumps = {"poll": settings.poll_pumps, "deliver": settings.deliver_pumps, "maintain": 1}[kind]
+    pumps = slots(kind, settings)
     crons = [cron(ensure_maintained, second=set(range(0, 60, 10)), run_at_startup=True, max_tries=1)]
     timeout = settings.slice + settings.delivery_timeout + SLACK_S
     return {
@@ -67,7 +86,7 @@ def worker_settings(kind: str, process: Process) -> dict[str, Any]:
         "cron_jobs": [*crons] if kind == "maintain" else None,
         "queue_name": queue_name(kind),
         "max_jobs": min(16, pumps + 4),
-        "queue_read_limit": 200,
+        "queue_read_limit": READ_LIMIT,
         "job_timeout": timeout,
         "poll_delay": 0.25,
         "retry_jobs": False,
@@ -99,8 +118,6 @@ async def supervise(kind: str, process: Process, draining: asyncio.Event, pulse:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause * random.uniform(0.5, 1)):
                 await draining.wait()
-        pulse.backing_off = False
-        pulse.turned_at = time.monotonic()
 
 
 async def _run_once(kind: str, process: Process, draining: asyncio.Event, pulse: Pulse) -> str:
@@ -110,7 +127,7 @@ async def _run_once(kind: str, process: Process, draining: asyncio.Event, pulse:
     worker = PulsingWorker(
         redis_pool=pool, ctx={"process": process, "draining": draining}, **worker_settings(kind, process)
     )
-    worker.pulse = pulse
+    worker.pulse, worker.kind = pulse, kind
     await _ring_all(kind, process)
     main, asked = asyncio.create_task(worker.async_run()), asyncio.create_task(draining.wait())
     try:

@@ -5,6 +5,7 @@ from deploy.dashboards.panels import (
     CALM,
     GOOD,
     GREY,
+    SELECTOR,
     WARN,
     Board,
     Query,
@@ -154,8 +155,7 @@ def deliveries() -> Board:
             "By the relay: gone (410), or failing for days. In an hour.",
             "short",
             Query(
-                'sum by (reason) (increase(relay_subscriptions_disabled_total{job=~"$job", '
-                'instance=~"$instance"}[1h]))',
+                f"sum by (reason) (increase(relay_subscriptions_disabled_total{{{SELECTOR}}}[1h]))",
                 "{{reason}}",
             ),
         ),

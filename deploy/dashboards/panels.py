@@ -287,8 +287,8 @@ def _annotations() -> list[Json]:
         _annotation(
             "Alerts",
             BAD,
-            'max by (alertname, severity) (ALERTS{alertstate="firing", alertname=~"Relay.+", '
-            'severity=~"critical|warning"})',
+            "max by (alertname, severity)"
+            ' (ALERTS{alertstate="firing", alertname=~"Relay.+", severity=~"critical|warning"})',
             "{{alertname}} ({{severity}})",
         ),
     ]

@@ -22,30 +22,43 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relay import metrics
 from relay.api import audit, bodies, limits
 from relay.api.deps import Call, Deps, Reply
-from relay.api.observability import probes
+from relay.api.observability import PROBES, probes
 from relay.api.problems import problem
 from relay.api.routes import OPERATIONS, OPERATOR, Operation
-from relay.errors import STORE_FULL, Forbidden, InvalidInput, NotFound, RelayError, StoreUnavailable, Unauthorized
+from relay.errors import (
+    STORE_FULL,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    RelayError,
+    StoreUnavailable,
+    Unauthorized,
+)
 from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
 from relay.tracing import OFF, Tracing
+from relay.vitals import Vitals
 
+#: Codes of what is refused before it is looked at; limits are counted where they are spent.
+_REJECTED = {"unauthorized": "auth", "body_too_large": "size", "store_unavailable": "redis"}
+_CLASSES = {number: f"{number}xx" for number in range(1, 6)}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PROBES = ("/livez", "/readyz", "/metrics")
 _FREEING = ("GET", "DELETE")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def create_app(deps: Deps, tracing: Tracing = OFF) -> ASGIApp:
+def create_app(deps: Deps, vitals: Vitals | None = None, tracing: Tracing = OFF) -> ASGIApp:
     """The API over a process's clients."""
+    vitals = vitals or Vitals(deps.db)
     addresses = limits.Addresses(deps.settings.api_rate_ip)
     routes = [Route(o.path, _endpoint(deps, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)]
     app = Starlette(
-        routes=[*routes, *probes(deps.db)],
+        routes=[*routes, *probes(vitals)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
     )
-    return Observed(app, tracing)
+    return Observed(app, vitals, tracing)
 
 
 def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
@@ -61,13 +74,13 @@ def _endpoint(
         request.scope["state"]["route"] = operation.path
         headers: dict[str, str] = {}
         try:
-            addresses.check(limits.peer(request))
-            caller = await _authenticate(deps, request)
-            headers = await limits.spend(deps, caller)
+            caller, headers = await _admitted(deps, addresses, request)
             response = await _answer(Call(deps, caller, request, None), operation)
         except ClientDisconnect:
             return Response(status_code=499)
         except RelayError as error:
+            if error.code in _REJECTED:
+                metrics.http_rejected.labels(_REJECTED[error.code]).inc()
             response = problem(error, request_id)
         response.headers.update(headers)
         return response
@@ -75,15 +88,22 @@ def _endpoint(
     return endpoint
 
 
+async def _admitted(deps: Deps, addresses: limits.Addresses, request: Request) -> tuple[Caller, dict[str, str]]:
+    """Who asks, and the headers that tell of its limits."""
+    try:
+        addresses.check(limits.peer(request))
+        caller = await _authenticate(deps, request)
+        return caller, await limits.spend(deps, caller)
+    except RateLimited:
+        metrics.http_rejected.labels("rate").inc()
+        raise
+
+
 async def _authenticate(deps: Deps, request: Request) -> Caller:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    try:
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("send Authorization: Bearer KEY")
-        caller = await deps.retailers.authenticate(key.strip())
-    except Unauthorized:
-        metrics.http_rejected.labels("auth").inc()
-        raise
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthorized("send Authorization: Bearer KEY")
+    caller = await deps.retailers.authenticate(key.strip())
     request.scope["state"] |= {"retailer_id": caller.retailer_id, "key_id": caller.key_id}
     return caller
 
@@ -203,13 +223,19 @@ def _group(route: str | None) -> str:
 class Observed:
     """Request id, one log line, the metrics and the span of each request, whatever becomes of it."""
 
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, vitals: Vitals, tracing: Tracing) -> None:
         self._app = app
+        self._vitals = vitals
         self._tracing = tracing
         self._log = structlog.get_logger("relay.api")
+        self._methods = {"GET", "HEAD", *(operation.method for operation in OPERATIONS)}
+        for operation in OPERATIONS:
+            for status_class in ("2xx", "5xx"):  # what a ratio of errors is made of begins at 0
+                metrics.http_requests.labels(operation.path, operation.method, status_class)
+            metrics.http_duration.labels(_group(operation.path))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
@@ -226,23 +252,32 @@ class Observed:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
+        self._vitals.entered()
         try:
-            if not self._tracing.on or scope["path"] in _PROBES:
-                await self._app(scope, receive, sending)
+            answering = self._refuse if self._vitals.draining.is_set() else self._app
+            if not self._tracing.on:
+                await answering(scope, receive, sending)
                 return
             with self._tracing.request(scope["method"], headers.get(b"traceparent", b"").decode("latin-1")) as span:
                 try:
-                    await self._app(scope, receive, sending)
+                    await answering(scope, receive, sending)
                 finally:
                     about = {"route": state.get("route") or "other", "retailer_id": state.get("retailer_id")}
                     span.tell(well=status < 500, status=status, **about)
         finally:
+            self._vitals.left()
             self._told(scope, state.get("route"), status, time.perf_counter() - began)
 
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        metrics.http_rejected.labels("draining").inc()
+        error = RelayError("this process is about to end: send the request again", code="draining")
+        response = problem(error, scope["state"]["request_id"])
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
     def _told(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
-        if route is None and scope["path"] in _PROBES:
-            return
-        metrics.http_requests.labels(route or "other", scope["method"], f"{status // 100}xx").inc()
+        method = scope["method"] if scope["method"] in self._methods else "other"  # a client may send any word
+        metrics.http_requests.labels(route or "other", method, _CLASSES.get(status // 100, "other")).inc()
         metrics.http_duration.labels(_group(route)).observe(seconds)
         self._log.info(
             "request.served",

@@ -1,33 +1,23 @@
-"""`/livez`, `/readyz`, `/metrics`, `/openapi.json`: no key."""
+"""`/livez`, `/readyz`, `/metrics`, `/openapi.json`: no key. All are answered by the process's own event loop, so that
+an answer proves that it turns."""
 
 import msgspec
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import metrics
 from relay.api import openapi
+from relay.api.problems import problem
 from relay.errors import StoreUnavailable
-from relay.store import keys
-from relay.store.redis import Db
+from relay.vitals import Vitals
 
-
-class Readiness:
-    """Latched: Redis has to take one write; a later outage, shared by all, does not make every process unready."""
-
-    def __init__(self, db: Db) -> None:
-        self._db = db
-        self._latched = False
-
-    async def ready(self) -> bool:
-        if not self._latched:
-            try:
-                await self._db.run("SET", keys.SCRATCH, 1, "EX", 60)
-            except StoreUnavailable:
-                return False
-            self._latched = True
-        return True
+#: Paths that are no requests to the API, and are answered while it drains.
+PROBES = ("/livez", "/readyz", "/metrics")
 
 
 async def exposition(_: Request) -> Response:
@@ -35,16 +25,19 @@ async def exposition(_: Request) -> Response:
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def probes(db: Db) -> list[Route]:
-    readiness = Readiness(db)
+def readyz(vitals: Vitals) -> Route:
+    async def answer(_: Request) -> Response:
+        ready = await vitals.ready()
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+    return Route("/readyz", answer)
+
+
+def probes(vitals: Vitals) -> list[Route]:
     rendered: list[bytes] = []
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
-
-    async def readyz(_: Request) -> Response:
-        ready = await readiness.ready()
-        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
     async def openapi_json(_: Request) -> Response:
         if not rendered:
@@ -53,7 +46,26 @@ def probes(db: Db) -> list[Route]:
 
     return [
         Route("/livez", livez),
-        Route("/readyz", readyz),
+        readyz(vitals),
         Route("/metrics", exposition),
         Route("/openapi.json", openapi_json),
     ]
+
+
+class Front:
+    """Stands before the application from the moment the process listens: while its store is away the process is alive
+    and not ready, and does not have to be restarted for that."""
+
+    def __init__(self, vitals: Vitals) -> None:
+        self.app: ASGIApp | None = None
+        self._alone = Starlette(routes=probes(vitals))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.app is not None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] not in PROBES:
+            structlog.get_logger("relay.api").warning("request.too_early")
+            metrics.http_rejected.labels("redis").inc()
+            await problem(StoreUnavailable("not open yet"), "")(scope, receive, send)
+        else:
+            await self._alone(scope, receive, send)

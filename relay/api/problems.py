@@ -37,6 +37,7 @@ _BY_CODE = {
     "bad_request": (400, "The request cannot be read"),
     "unsupported_media_type": (415, "Unsupported media type"),
     "body_too_large": (413, "The body is too large"),
+    "draining": (503, "This process is about to end"),
     "method_not_allowed": (405, "Method not allowed"),
 }
 #: Seconds after which a client may come again when the store is away.

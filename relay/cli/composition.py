@@ -24,6 +24,7 @@ from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
 from relay.store.history import History
 from relay.store.idempotency import Idempotency
+from relay.store.layout import agree
 from relay.store.limits import Limits
 from relay.store.log import Log
 from relay.store.orders import Orders
@@ -40,15 +41,17 @@ from relay.upstream.client import HttpUpstream
 from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
+from relay.vitals import Vitals
 from relay.watching import Watch
 
 
 @asynccontextmanager
-async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
+async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIterator[ASGIApp]:
     """The API's application with its clients, closed in the end."""
     assert settings.redis_url is not None
     assert settings.master_keys is not None
     tracing = open_tracing(on=settings.tracing, receivers=settings.trace_receivers)
+    vitals = vitals or Vitals()
     vault = Vault(parse_master_keys(settings.master_keys))
     db, pressure = Db(open_client(settings.redis_url, security=security_of(settings))), Pressure()
     watch = Watch(db, pressure)
@@ -83,10 +86,12 @@ async def open_api(settings: Settings) -> AsyncIterator[ASGIApp]:
     watching: asyncio.Task[None] | None = None
     try:
         await admit(db, unsafe=settings.redis_unsafe)
+        await agree(db)
         await check_master_keys(db, vault)
         await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)
         watching = asyncio.create_task(watch.run())
-        yield create_app(deps, tracing)
+        async with vitals.watching(db):
+            yield create_app(deps, vitals, tracing)
     finally:
         watch.stop()
         if watching is not None:

@@ -6,19 +6,17 @@ import os
 import secrets
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import structlog
 import uvloop
 
-from relay import logs, tracing
-from relay.cli.composition import open_api
+from relay import __version__, logs, metrics, tracing
+from relay.cli.api_process import serve_api, wait_for_redis
 from relay.cli.options import add_settings, command, environment, read_settings
 from relay.demo import DemoOptions, demo
 from relay.embedded import EmbeddedStore
-from relay.errors import InvalidSettings, StoreUnavailable
+from relay.errors import InvalidSettings
 from relay.model.signing import Secret
 from relay.processes import Child, Group
 from relay.receiver import Receipt, Receiver, in_words
@@ -26,9 +24,9 @@ from relay.serving import run_until_signal, serve
 from relay.settings import Settings
 from relay.simulator.app import SimulatorConfig
 from relay.simulator.server import run as run_simulator
-from relay.store.connecting import Security, security_of
-from relay.store.redis import wait_until_up
+from relay.store.connecting import security_of
 from relay.vault import generate_master_key
+from relay.vitals import Vitals
 
 
 def add_commands(commands: Any) -> None:
@@ -154,7 +152,7 @@ def _kept_keys(settings: Settings, folder: Path) -> dict[str, str]:
 
 async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) -> int:
     """API and workers until SIGTERM or SIGINT; the exit status."""
-    await _wait_for_redis(redis_url, security_of(settings))
+    await wait_for_redis(redis_url, security_of(settings))
     children = [Child("api", ["-m", "relay", "api"], given), Child("worker", ["-m", "workers", "all"], given)]
     group = Group(children, lambda name, line: print(line, file=sys.stderr, flush=True))
     running = asyncio.create_task(group.run())
@@ -176,42 +174,21 @@ def _api(options: argparse.Namespace) -> int:
         tracing.require()
     logs.configure(settings.log_format, settings.log_level)
 
+    metrics.begin(["api"])
+    metrics.build_info.labels(__version__, "api").set(1)
+
     async def main() -> None:
-        assert settings.redis_url is not None
-        running = asyncio.create_task(_serve_api(settings))
+        vitals = Vitals()
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        with suppress(asyncio.CancelledError):
-            await running
+            asyncio.get_running_loop().add_signal_handler(number, vitals.drain)
+        async with vitals.timing():
+            await serve_api(settings, vitals)
 
     try:
         uvloop.run(main())
     except OSError as error:
         raise InvalidSettings(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
     return 0
-
-
-async def _serve_api(settings: Settings) -> None:
-    assert settings.redis_url is not None
-    await _wait_for_redis(settings.redis_url, security_of(settings))
-    log = structlog.get_logger("relay.api")
-    async with open_api(settings) as app:
-        if settings.target_allow or settings.allow_http_targets:
-            log.warning("api.exemptions", targets=list(settings.target_allow), http=settings.allow_http_targets)
-        await serve(app, settings.host, settings.port, lambda port: log.info("api.started", port=port), grace=30)
-
-
-async def _wait_for_redis(url: str, security: Security) -> None:
-    """A service waits for its store, with back-off; only a command gives up."""
-    pause = 0.25
-    while True:
-        try:
-            await wait_until_up(url, 5.0, security)
-            return
-        except StoreUnavailable as error:
-            structlog.get_logger("relay").warning("waiting_for_redis", error=error.detail, pause_s=pause)
-        await asyncio.sleep(pause)
-        pause = min(15.0, 2 * pause)
 
 
 def _worker(options: argparse.Namespace) -> int:

@@ -38,6 +38,8 @@ class Gate:
         self.health = health
         self.tat_ms = tat_ms
         self.probe: LaneId | None = None
+        #: What was committed before this moment may have waited for the endpoint itself, and not for us.
+        self.held_ms = max(health.hold_ms, int(tat_ms))
         self._limits = limits
         self._schedule = schedule
         self._dice = dice
@@ -68,15 +70,22 @@ class Gate:
         at = self.health.hold_ms
         if self._interval_ms and self.tat_ms - SLACK > now_ms:
             at = max(at, int(self.tat_ms - SLACK) + 1)
-        return at if at > now_ms else None
+        if at <= now_ms:
+            return None
+        self.held_ms = max(self.held_ms, at)
+        return at
 
     def admits(self, in_flight: int, now_ms: int) -> bool:
         """Whether one more may go now."""
         if self.opens_ms(now_ms) is not None:
             return False
-        if not self.closed:
-            return in_flight == 0 and self.probe is None
-        return in_flight < min(self._most, max(1, int(self._window)))
+        if self.closed:
+            admitted = in_flight < min(self._most, max(1, int(self._window)))
+        else:
+            admitted = in_flight == 0 and self.probe is None
+        if not (admitted and self.closed):
+            self.held_ms = max(self.held_ms, now_ms)
+        return admitted
 
     def pass_through(self, lane: LaneId, now_ms: int) -> None:
         """One post goes."""

@@ -26,7 +26,8 @@ class Limits:
 @dataclass(slots=True)
 class Job:
     """One event owed. `place` is its entry in the window; a job from a parked lane has none. `kind` as in LaneEntry;
-    `stands_for` are the relay-sequences that a snapshot replaces."""
+    `stands_for` are the relay-sequences that a snapshot replaces. `behind`: it was read while another of its lane was
+    in memory. `prompt`: nothing but this relay kept it from being sent at once."""
 
     entry: Entry
     sequence: int
@@ -35,6 +36,13 @@ class Job:
     first_attempt_ms: int = 0
     kind: str = ""
     stands_for: str = ""
+    behind: bool = False
+    prompt: bool = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it came straight from the log and was never tried."""
+        return self.place is not None and not (self.attempts or self.behind or self.kind)
 
     @property
     def waiting(self) -> LaneEntry:

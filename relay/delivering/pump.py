@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
+from relay import metrics
 from relay.clock import Clock
 from relay.delivering.aside import Aside, Stores
 from relay.delivering.jobs import Limits
@@ -93,6 +94,8 @@ class DeliverPump:
             self._runners[subscription_id][0].ring()
 
     def _start(self, owned: Owned) -> None:
+        if owned.flying:
+            metrics.redeliveries.labels("crash" if owned.taken else "drain").inc(owned.flying)
         rate = self._limits.recovery_rate
         aside = Aside(owned, self._stores, self._sender, clock=self._clock, recovery_rate=rate)
         runner = Runner(

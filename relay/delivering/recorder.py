@@ -32,10 +32,12 @@ class Recorder:
         *,
         clock: Clock,
         limits: Limits,
+        flying: Callable[[], int],
         taken: Callable[[Batch, Recorded], None],
         wake: Callable[[], None],
     ) -> None:
-        """`taken` is told of each batch that was written, `wake` that there is news."""
+        """`flying` tells how many posts are in flight, `taken` is told of each batch that was written, `wake` that
+        there is news."""
         self.batch = Batch()
         self.lost = False
         self._owned = owned
@@ -44,6 +46,7 @@ class Recorder:
         self._gate = gate
         self._clock = clock
         self._limits = limits
+        self._flying = flying
         self._taken = taken
         self._wake = wake
         self._written = (owned.position, owned.sequence)
@@ -104,9 +107,12 @@ class Recorder:
             if recorded is None:
                 self.lost = True
                 metrics.leases_lost.labels("deliver").inc()
+                metrics.redeliveries.labels("lease_lost").inc(batch.delivered + self._flying())
                 raise LeaseLost
             self._leased_until = asked + self._limits.lease_ms / 1000
             self._clock.anchor(recorded.now_ms)
+        for notice in batch.notices:
+            metrics.events_committed.labels(notice.type).inc()
         self._taken(batch, recorded)
 
     def _progress(self, batch: Batch) -> Progress:
@@ -131,6 +137,7 @@ class Recorder:
             health=batch.health,
             tat_ms=self._gate.tat_ms if self._gate.limited else None,
             beat_ms=batch.beat_ms,
+            flying=self._flying(),
             wake=batch.wake,
             latest=batch.latest,
             ahead=advance.ahead,

@@ -23,7 +23,7 @@ from relay.delivering.gate import Gate
 from relay.delivering.jobs import Batch, Job, LeaseLost, Limits
 from relay.delivering.lanes import Lanes
 from relay.delivering.places import Places
-from relay.delivering.posting import Posting
+from relay.delivering.posts import Posts
 from relay.delivering.recorder import Recorder
 from relay.delivering.settling import Settling
 from relay.delivering.window import Window
@@ -64,7 +64,7 @@ class Runner:
         self._owned = owned
         self._target = owned.target
         self._deliveries = deliveries
-        self._posting = Posting(owned, sender, tracing)
+        self._posts = Posts(owned, sender, tracing)
         self._aside = aside
         self._places = places
         self._clock = clock
@@ -77,6 +77,7 @@ class Runner:
             *(owned, deliveries, self._window, self._gate),
             clock=clock,
             limits=limits,
+            flying=lambda: self._posts.flying,
             taken=self._recorded,
             wake=self._set_wake,
         )
@@ -162,7 +163,7 @@ class Runner:
         while not self._recorder.lost and self._recorder.pending:
             await self._recorder.write()
         if not self._recorder.lost:
-            await self._deliveries.release(self._owned)
+            await self._deliveries.release(self._owned, self._posts.flying)
 
     def _busy(self) -> bool:
         if self._in_flight or self._recorder.pending or self._settling.folding or not self._exhausted:
@@ -212,6 +213,7 @@ class Runner:
         elif lane in self._lanes.parked:
             self._settling.park(lane, job, 0)
         else:
+            job.behind = lane in self._lanes
             self._lanes.add(lane, [job])
 
     def _lane(self, entry: Entry) -> LaneId:
@@ -292,10 +294,12 @@ class Runner:
             if self._lanes.head(lane).entry.position in self._purged:
                 self._settling.leave_out(lane)
                 continue
+            job = self._lanes.head(lane)
+            job.prompt = job.fresh and job.entry.committed_ms > max(self._gate.held_ms, self._target.enabled_ms)
             self._gate.pass_through(lane, now_ms)
             if self._gate.probe == lane:
                 self._recorder.batch.health = self._gate.health
-            self._spawn(self._deliver(lane, self._lanes.head(lane)))
+            self._spawn(self._deliver(lane, job))
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(work)
@@ -324,7 +328,7 @@ class Runner:
                 self._lanes.runnable.append(lane)  # the circuit opened while this waited for its place
                 return
             now_ms = self._clock.now_ms()
-            outcome = await self._posting.post(job, target, now_ms)
+            outcome = await self._posts.send(target, job, now_ms)
         self._settling.settle(lane, job, outcome, now_ms, target)
 
     def _plan_beat(self, every_s: int) -> None:

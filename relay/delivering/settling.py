@@ -74,7 +74,7 @@ class Settling:
             schedule=self._schedule,
             random=self._dice,
         )
-        attempt = telling.attempted(self._logger, job, outcome, verdict, now_ms)
+        attempt = telling.attempted(self._logger, job, outcome, verdict, sent_ms, now_ms)
         batch = self._recorder.batch
         batch.note(job, attempt)
         self.highest = max(self.highest, job.sequence)

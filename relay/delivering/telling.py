@@ -15,9 +15,9 @@ from relay.store.audit import redacted
 
 
 def attempted(
-    logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, now_ms: int
+    logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, sent_ms: int, now_ms: int
 ) -> Attempt:
-    """Tell of one attempt; returns it as it is kept."""
+    """Tell of one attempt that began at `sent_ms`; returns it as it is kept."""
     name = type(verdict).__name__.lower()
     count, duration = _attempts(outcome.kind, "none" if outcome.status is None else f"{outcome.status // 100}xx")
     count.inc()
@@ -34,8 +34,14 @@ def attempted(
         duration_ms=round(outcome.duration_ms, 1),
         verdict=name,
     )
-    if isinstance(verdict, Delivered) and not job.kind:
-        metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
+    if job.prompt and job.attempts == 1:
+        metrics.first_attempt.observe(max(0, sent_ms - job.entry.committed_ms) / 1000)
+    if isinstance(verdict, Delivered):
+        metrics.attempt_number.observe(job.attempts)
+        if not job.kind:
+            metrics.delivery_latency.observe(max(0, now_ms - job.entry.committed_ms) / 1000)
+    if job.kind == "r" and job.attempts == 1:
+        metrics.redeliveries.labels("replay").inc()
     return Attempt(
         *(job.sequence, job.attempts, now_ms, outcome.kind, outcome.status, outcome.duration_ms, name),
         error="" if isinstance(verdict, Delivered) else outcome.detail,

@@ -83,7 +83,8 @@ class Owned:
     """A subscription under lease: its fencing token, its target and where delivery stands.
 
     `parked` maps parked lanes to the time of their next attempt (ms). `tat_ms` is when the rate limit lets the next
-    post go, `beat_ms` when the next heartbeat is due."""
+    post go, `beat_ms` when the next heartbeat is due. `flying` posts were in flight when the owner before last wrote;
+    `taken`: it never gave the subscription back."""
 
     subscription_id: SubscriptionId
     retailer_id: RetailerId
@@ -97,6 +98,8 @@ class Owned:
     health: Health
     tat_ms: float = 0.0
     beat_ms: int = 0
+    taken: bool = False
+    flying: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ class Progress:
     health: Health | None = None
     tat_ms: float | None = None
     beat_ms: int | None = None
+    flying: int = 0
     wake: bool = False
     latest: bool = False
     ahead: Sequence[str] = ()
@@ -218,7 +222,7 @@ class Deliveries:
         return Recorded(int(answer[1]), _text(answer[2]), answer[3] == b"1", answer[4].decode(), emptied)
 
     def _head(self, progress: Progress, lease_ms: int) -> JsonObject:
-        head: JsonObject = {"lease": lease_ms, "keep": self._keep_ms}
+        head: JsonObject = {"lease": lease_ms, "keep": self._keep_ms, "flying": progress.flying}
         head |= {name: count for name, count in progress.counts.items() if count}
         if progress.position:
             head |= {"pos": progress.position, "seq": progress.sequence}
@@ -246,10 +250,11 @@ class Deliveries:
         entries = read_after(found, limit)
         return Look(entries, _text(revision or b"0"), _text(rang or b""), _text(job or b""))
 
-    async def release(self, owned: Owned) -> bool:
+    async def release(self, owned: Owned, flying: int = 0) -> bool:
+        """Give a subscription back, with so many posts in flight; False when the lease was lost before."""
         one = owned.subscription_id
         keys_ = [keys.subscription(one), keys.lanes(one), keys.READY]
-        return bool(await self._db.script("release", keys_, [one, owned.fence]))
+        return bool(await self._db.script("release", keys_, [one, owned.fence, flying]))
 
     async def parked(self, subscription_id: SubscriptionId) -> dict[LaneId, int]:
         """Every parked lane with the time of its next attempt (ms)."""
@@ -301,7 +306,7 @@ class Deliveries:
         record = as_dict(await self._db.run("HGETALL", keys.subscription(subscription_id)))
         return self._target(subscription_id, record) if record else None
 
-    def _owned(self, id_: bytes, fence: int, record: Any, ahead: Any, lanes: Any) -> Owned:
+    def _owned(self, id_: bytes, fence: int, record: Any, ahead: Any, lanes: Any, taken: bytes, flying: bytes) -> Owned:
         subscription_id = SubscriptionId(id_.decode())
         fields = as_dict(record)
         return Owned(
@@ -317,6 +322,8 @@ class Deliveries:
             read_health(fields),
             float(fields.get(b"tat", 0)),
             int(fields.get(b"beat_at", 0)),
+            bool(taken),
+            int(flying),
         )
 
     def _target(self, subscription_id: SubscriptionId, record: Mapping[bytes, bytes]) -> Target:

@@ -26,6 +26,7 @@ Orders (a *pool* is C/R, an *arm* in it `<resource letter>/O`)
   stages:C               hash    stage -> orders in it
   done:R:O               hash    what the retailer had passed on -> JSON (store/decisions.py; expires)
   ended                  zset    R/O by the end of tracking (ms)
+  suspended              set     R/O whose tracking is suspended
   budget:C               hash    rate: requests per second, tat: when the next request may start (ms, GCRA), gate: until
                                  when nothing is asked (ms), mint and why: until when no token is minted (ms), and its
                                  reason; the rest belongs to claim.lua and throttle.lua
@@ -66,6 +67,7 @@ Running
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
   canary                 hash    marker, fetched, seen, seen_ms, refused, subscription, last (relay/canary.py)
   pause:<what>           string  what may not be done again yet, such as a test send (expires)
+  layout                 hash    format: of what the newest release so far wrote, by: that release (store/layout.py)
   scratch                string  shows that Redis takes writes (expires)
   known                  string  a sealed word: shows at start whether the master keys are those of this store
 """
@@ -78,6 +80,8 @@ RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
+LAYOUT = f"{PREFIX}layout"
+SUSPENDED = f"{PREFIX}suspended"
 SCRATCH = f"{PREFIX}scratch"
 KNOWN = f"{PREFIX}known"
 HAZARDS = f"{PREFIX}hazards"
@@ -128,6 +132,10 @@ def due(credential: str, retailer_id: str, klass: int) -> str:
 
 def claimed(credential: str, retailer_id: str) -> str:
     return f"{PREFIX}claimed:{credential}/{retailer_id}"
+
+
+def pools(credential: str) -> str:
+    return f"{PREFIX}pools:{credential}"
 
 
 def decisions(retailer_id: str, order_id: str) -> str:

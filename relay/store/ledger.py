@@ -4,19 +4,14 @@ The counters are kept by the deliver pump. What is checked against them is count
 marks ahead of the position, and, as far back as the log reaches, the log itself under the filters in force.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from relay.model.orders import RetailerId, SubscriptionId
 from relay.store import keys
-from relay.store.deliveries import read_health
 from relay.store.interest import Interest, read_interest
 from relay.store.log import START, Log, ordinal
 from relay.store.redis import Arg, Db, as_dict
-
-#: Unread events that the summary looks at per subscription: it runs every ten seconds.
-_GLANCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +41,6 @@ class Account:
     @property
     def balanced(self) -> bool:
         return not self.problems
-
-
-@dataclass(slots=True)
-class Summary:
-    """All subscriptions together. `oldest_ms` is the age of the oldest event that waits; `imbalance` what does not add
-    up, without sign; `circuits` counts enabled subscriptions by their circuit."""
-
-    waiting: int = 0
-    oldest_ms: int | None = None
-    imbalance: int = 0
-    enabled: int = 0
-    disabled: int = 0
-    parked_lanes: int = 0
-    dead: int = 0
-    circuits: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,40 +148,6 @@ class Ledger:
             if stored is not None and int(stored) < seen[order]:
                 problems.append(f"order {order}: the log has {seen[order]}, the state {int(stored)}")
         return problems
-
-    async def summary(self) -> Summary:
-        """Over all subscriptions, cheaply. Unread events are counted up to 100 a subscription, without their filters:
-        reading more would carry bodies."""
-        found, now_ms = Summary(), await self._db.now_ms()
-        for raw_retailer in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
-            retailer_id = RetailerId(raw_retailer.decode())
-            for raw in await self._db.run("ZRANGE", keys.subscriptions(retailer_id), 0, -1):
-                books = await self._books(SubscriptionId(raw.decode()))
-                if b"pos" not in books.record:
-                    continue
-                unread = await self._log.after(retailer_id, books.record[b"pos"].decode(), _GLANCE)
-                behind = [entry.position for entry in unread if entry.position not in books.ahead]
-                _add(found, books, behind, now_ms)
-        return found
-
-
-def _add(found: Summary, books: _Books, behind: Sequence[str], now_ms: int) -> None:
-    """Add one subscription."""
-    record = books.record
-    if record.get(b"enabled") == b"1":
-        found.enabled += 1
-        found.circuits[read_health(record).circuit] += 1
-    else:
-        found.disabled += 1
-    found.waiting += books.parked + len(behind)
-    found.parked_lanes += len(books.lanes)
-    starts = [head.decode().split("/")[0] for _, head in books.lanes if head] + list(behind[:1])
-    for position in starts:
-        age = now_ms - ordinal(position)[0]
-        found.oldest_ms = age if found.oldest_ms is None else max(found.oldest_ms, age)
-    matched, delivered, dead, skipped = _counts(record)
-    found.dead += dead
-    found.imbalance += abs(matched + len(books.ahead) - delivered - dead - skipped - books.parked)
 
 
 def _counts(record: Mapping[bytes, bytes]) -> tuple[int, int, int, int]:

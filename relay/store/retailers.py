@@ -194,6 +194,7 @@ class Retailers:
             plain = _json.encode({"client_id": upstream[0], "client_secret": upstream[1]})
             fields = ["up", self._vault.seal(plain, context=f"{id_}/retailer/upstream")]
             commands.append(["HSET", keys.budget(id_), "rate", budget or 0])
+            commands.append(["HDEL", keys.budget(id_), "ss", "sc"])  # what another budget granted
         commands.append(["HSET", keys.retailer(id_), "doc", _json.encode(document), *fields])
         rate = (document.get("limits") or {}).get("api_rate")
         change: list[Arg] = ["HSET", keys.retailer(id_), "api_rate", rate or 0]

@@ -5,6 +5,7 @@ moved over it first, and what it never got is counted as dead. One that a pump o
 waits for it.
 """
 
+from relay import metrics
 from relay.model.orders import RetailerId, SubscriptionId
 from relay.store import keys
 from relay.store.interest import read_interest
@@ -55,3 +56,5 @@ class Retention:
             key_list = [keys.subscription(subscription_id), keys.ahead(subscription_id)]
             if not await self._db.script("pass_over", key_list, args):
                 return passed[0].position  # it is being worked on: what it has not read stays until the next look
+            if unread := len(matched) - len(skipped) - len(settled):
+                metrics.log_trimmed_unread.inc(unread)

@@ -13,7 +13,7 @@ from relay.delivering.jobs import Limits
 from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.audit import AuditLog
-from relay.store.ledger import Ledger
+from relay.store.backlog import Backlog
 from tests.pumps.test_delivering import history, received, run
 from tests.support.endpoint import LIMITS, Endpoint, broken, circuit_is, of, works
 from tests.support.rig import Rig, eventually, open_rig
@@ -239,10 +239,11 @@ def test_the_other_subscriptions_hear_of_failing_disabled_and_recovered(redis_ur
             told = record.action
             assert (told.name, told.actor, told.object_id) == ("subscription.disabled", "relay", ill.id)
             assert told.details == {"reason": "failing"}
-            summary = await Ledger(rig.db, rig.log).summary()
+            summary = await Backlog(rig.db).summary()
             assert (summary.enabled, summary.disabled, summary.imbalance) == (1, 1, 0)
             assert (summary.circuits["closed"], summary.parked_lanes) == (1, 6)
-            assert summary.waiting >= 6
+            assert sum(one.events for one in summary.waiting.values()) >= 6
+            assert summary.waiting["ready"].events == 0  # it is disabled, and the other has everything
 
             endpoint.mood = works
             again = replace(found.configuration, enabled=True)

@@ -53,10 +53,10 @@ class Mortal(Deliveries):
             raise StoreUnavailable("the process is dead")
         return await super().record(owned, progress, lease_ms=lease_ms)
 
-    async def release(self, owned: Owned) -> bool:
+    async def release(self, owned: Owned, flying: int = 0) -> bool:
         if self.dead:
             raise StoreUnavailable("the process is dead")
-        return await super().release(owned)
+        return await super().release(owned, flying)
 
 
 class Worker:

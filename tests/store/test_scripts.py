@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from relay.maintaining import MaintainPump
-from relay.model.orders import RESOURCES, OrderId, Tracking
+from relay.model.orders import RESOURCES, OrderId, Resource, Tracking
 from relay.queue import Ringer, open_pool
 from relay.store import keys
 from relay.store.bells import Bells
 from relay.store.deliveries import Deliveries, Operation, Progress
-from relay.store.ledger import Ledger
 from relay.store.order_records import Commit, Due, Settlement
 from relay.store.retention import Retention
 from relay.store.slots import Slots
@@ -74,6 +73,53 @@ def test_a_commit_holds_for_the_version_it_was_decided_on(redis_url: str) -> Non
             assert await rig.orders.commit(Commit(state, ended)) == "conflict"  # also a repeated command
             assert await rig.orders.erase(rig.retailer_id, OrderId("o-1"))
             assert await rig.orders.commit(Commit(state, ended)) == "gone"
+
+    run(main())
+
+
+def test_a_reading_is_settled_only_on_what_it_was_decided_on(redis_url: str) -> None:
+    """Compared with a fingerprint, or decided on a version, that is not stored any more: it says nothing, and the arm
+    is read again at once."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await history(rig, "o-1", 2)
+            state = await rig.state("o-1")
+            key = keys.order(rig.retailer_id, "o-1")
+            await rig.db.run("HSET", key, "fi", "known", "wi", 5)
+            (arm,) = [
+                one
+                for one in (await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)).arms
+                if one.resource is Resource.ITEMS
+            ]
+            for holds in ("fother", "f", f"v{state.version + 1}", f"v{state.version}", "fknown"):
+                settled = Settlement(arm, Due(60_000), 9_000, b"new", holds=holds)
+                assert await rig.arms.settle([settled]) == 0
+                moved = holds not in (f"v{state.version}", "fknown")
+                expected = [b"known", b"5"] if moved else [b"new", b"9000"]
+                assert await rig.db.run("HMGET", key, "fi", "wi") == expected
+                due = (await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)).arms
+                assert [one.resource for one in due] == [Resource.ITEMS] * moved
+                if due:
+                    arm = due[0]
+                else:
+                    break
+
+    run(main())
+
+
+def test_versions_that_follow_a_lost_commit_are_not_those_that_were_lost(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await history(rig, "o-1", 2)
+            before = await rig.state("o-1")
+            key = keys.order(rig.retailer_id, "o-1")
+            kept = await rig.db.run("DUMP", key)
+            assert await rig.orders.commit(Commit(before, before)) == "ok"
+            lost = await rig.state("o-1")
+            await rig.db.run("RESTORE", key, 0, kept, "REPLACE")
+            assert await rig.orders.commit(Commit(before, before)) == "ok"
+            assert await rig.orders.commit(Commit(lost, lost)) == "conflict"
 
     run(main())
 
@@ -145,7 +191,6 @@ def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_ur
                     slots,
                     Bells(rig.db),
                     Ringer(pool),
-                    Ledger(rig.db, rig.log),
                     Retention(rig.db, rig.log),
                 ),
                 pumps={"poll": 2, "deliver": 1},
@@ -167,7 +212,6 @@ def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_ur
             await pump.sweep()  # the same tick rings the same ids: no second job
             assert await rig.db.run("ZCARD", "arq:relay:poll") == 1
             assert await rig.db.run("ZCARD", "arq:relay:deliver") == 1
-            await pump.gauge()
             await pool.aclose(close_connection_pool=True)
 
     run(main())

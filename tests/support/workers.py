@@ -11,6 +11,9 @@ from pathlib import Path
 
 import httpx
 
+#: The release that an upgrade starts from.
+PREVIOUS = Path(__file__).resolve().parent.parent / "data" / "previous" / "post_checkout_relay-0.1.0-py3-none-any.whl"
+
 
 class Workers:
     """Processes `python -m workers ...` over one store and one upstream, with leases short enough for a test."""
@@ -40,13 +43,25 @@ class Workers:
     def start(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
         return self._start(["workers", kind], settings)
 
+    def start_previous(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
+        """A worker of the release before this one, run out of its wheel."""
+        return self._start(["workers", kind], settings, path=PREVIOUS)
+
     def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
         return self._start(["relay", "api"], settings)
 
-    def _start(self, module: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, module: list[str], settings: dict[str, str], *, path: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         environment = self.environment | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
+        folder = None
+        if path is not None:  # away from the tree, which `-m` would find first
+            environment |= {"PYTHONPATH": str(path)}
+            folder = self.logs.parent
         with self.logs.open("ab") as log:
-            process = subprocess.Popen([sys.executable, "-m", *module], env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module], env=environment, stdout=log, stderr=log, cwd=folder
+            )
         self.running.append(process)
         return process
 

@@ -75,6 +75,9 @@
 {{- else if or (not $s.keys.masterKeys) (and (not $s.keys.redisUrl) (not .Values.redis.dev.enabled)) -}}
 {{- fail "secrets.keys.masterKeys and secrets.keys.redisUrl must name keys of the existing secret" -}}
 {{- end -}}
+{{- if and .Values.tests.delivery.enabled (not (ternary $s.keys.adminKey $s.inline.adminKey (ne $s.existingSecret ""))) -}}
+{{- fail "tests.delivery needs the operator's key: name it in secrets.keys.adminKey, or give secrets.inline.adminKey" -}}
+{{- end -}}
 {{- if and .Values.redis.dev.enabled $s.inline.redisUrl -}}
 {{- fail "redis.dev is enabled and secrets.inline.redisUrl names another Redis: drop one of them" -}}
 {{- end -}}
@@ -117,6 +120,8 @@ settings:
   RELAY_DELIVER_PUMPS: deliver.pumps
   RELAY_POLL_PUMPS: poll.pumps
   RELAY_CANARY: canary.enabled
+  RELAY_CANARY_PORT: nothing (it is 9103)
+  RELAY_CANARY_URL: nothing (a service leads to the maintain workers)
   RELAY_REDIS_URL: secrets.keys.redisUrl
   RELAY_MASTER_KEYS: secrets.keys.masterKeys
   RELAY_ADMIN_KEY: secrets.keys.adminKey

@@ -2,15 +2,19 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end }}
 
-{{- /* Leaves room for what is appended: `-maintain`, `-test-delivery`. */ -}}
+{{- /* Leaves room for what is appended: `-maintain`, `-test-delivery`. What is cut off goes on to count, as a hash. */ -}}
 {{- define "relay.fullname" -}}
+{{- $name := printf "%s-%s" .Release.Name (include "relay.name" .) -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- $name = .Values.fullnameOverride -}}
 {{- else if contains (include "relay.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 45 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name (include "relay.name" .) | trunc 45 | trimSuffix "-" -}}
+{{- $name = .Release.Name -}}
 {{- end -}}
+{{- $name = replace "." "-" $name -}}
+{{- if gt (len $name) 45 -}}
+{{- $name = printf "%s-%s" (trunc 36 $name | trimSuffix "-") (sha256sum $name | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
 {{- end }}
 
 {{- define "relay.selector" -}}
@@ -61,8 +65,11 @@ labels:
 {{- default (include "relay.fullname" .) .Values.secrets.existingSecret -}}
 {{- end }}
 
-{{- define "relay.monitored" -}}
-{{- toString .Values.monitoring.additionalLabels -}}
+{{- /* Text of rules or dashboards with this deployment's addresses. Takes root, text. */ -}}
+{{- define "relay.addresses" -}}
+{{- with .root.Values.monitoring -}}
+{{- $.text | replace "https://runbooks.invalid/" .runbookBaseUrl | replace "https://dashboards.invalid/" .dashboardBaseUrl -}}
+{{- end -}}
 {{- end }}
 
 {{- /* The most pods that a component may have, and the fewest. */ -}}

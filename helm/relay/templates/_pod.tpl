@@ -118,13 +118,13 @@ spec:
             name: {{ include "relay.fullname" .root }}
       env:
         {{- include "relay.env" .root | trim | nindent 8 }}
-        {{- if and (eq .component "maintain") .root.Values.canary.enabled }}
-        - name: RELAY_CANARY
-          value: "1"
-        {{- end }}
       ports:
         - name: {{ ternary "http" "metrics" (eq .component "api") }}
           containerPort: {{ .port }}
+        {{- if and (eq .component "maintain") .root.Values.canary.enabled }}
+        - name: canary
+          containerPort: 9103
+        {{- end }}
       {{- if eq .component "api" }}
       lifecycle:
         preStop:

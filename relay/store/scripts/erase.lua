@@ -11,4 +11,5 @@ census(credential, ARGV[1], counted_stage(tracking, status), false)
 redis.call('DEL', KEYS[1], P .. 'done:' .. ARGV[1] .. ':' .. ARGV[2])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', P .. 'ended', ARGV[1] .. '/' .. ARGV[2])
+redis.call('SREM', P .. 'suspended', ARGV[1] .. '/' .. ARGV[2])
 return 1

@@ -11,7 +11,7 @@
 --   {id, type, body} of events about this subscription, for the retailer's other ones
 -- The object: lease (ms); pos and seq when the position moved; counts matched, delivered, dead, skipped, replayed;
 --   error ('-' clears it); disable: why; health, hold (ms), tat (ms), beat (ms): written as they are; wake: parked lanes
---   are due now; latest: what waits now is to be folded; keep: how long attempts are kept (ms).
+--   are due now; flying: posts in flight; latest: what waits now is to be folded; keep: how long attempts are kept (ms).
 -- Returns {'lost'}, or {'ok', now, revision, enabled, fold_to, lane that is now empty...}.
 -- A batch that arrives a second time (the client repeats a command whose answer was lost) changes nothing.
 local id, fence, serial = ARGV[1], ARGV[2], ARGV[3]
@@ -115,7 +115,7 @@ rows(3, function(i)
 end)
 
 local function write()
-  redis.call('HSET', KEYS[1], 'batch', fence .. '/' .. serial)
+  redis.call('HSET', KEYS[1], 'batch', fence .. '/' .. serial, 'flying', head.flying)
   if head.pos then
     redis.call('HSET', KEYS[1], 'pos', head.pos, 'pos_seq', string.format('%.0f', head.seq))
   end

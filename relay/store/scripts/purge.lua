@@ -17,6 +17,7 @@ if credential then
 end
 redis.call('ZREM', KEYS[2], order)
 redis.call('ZREM', P .. 'ended', retailer .. '/' .. order)
+redis.call('SREM', P .. 'suspended', retailer .. '/' .. order)
 for _, answer in ipairs(redis.call('SMEMBERS', KEYS[7])) do
   redis.call('DEL', answer)
 end

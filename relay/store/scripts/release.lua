@@ -1,12 +1,15 @@
 -- Give a subscription back. Between "nothing is left" and this call events may have come: then it stays ready.
 -- KEYS: sub:S, lanes:S, ready
--- ARGV: id, fence
+-- ARGV: id, fence, posts that are still in flight
 -- Returns 1, or 0 when the lease was lost before.
 local id, fence = ARGV[1], ARGV[2]
 if redis.call('HGET', KEYS[1], 'fence') ~= fence or (redis.call('HGET', KEYS[1], 'owner') or '') == '' then
   return 0
 end
-redis.call('HDEL', KEYS[1], 'owner')
+redis.call('HDEL', KEYS[1], 'owner', 'flying')
+if ARGV[3] ~= '0' then
+  redis.call('HSET', KEYS[1], 'flying', ARGV[3])
+end
 local known = redis.call('HMGET', KEYS[1], 'retailer', 'pos', 'enabled', 'hold', 'beat_at', 'job')
 if known[3] ~= '1' then
   redis.call('ZREM', KEYS[3], id)

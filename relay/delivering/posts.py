@@ -1,5 +1,6 @@
-"""An event owed becomes a message and is sent; where there is tracing, each attempt is told of in the event's trace."""
+"""One runner's posts to its endpoint: what is sent for a job, and how many are in flight."""
 
+from relay import metrics
 from relay.delivering.jobs import Job
 from relay.model.events import thin
 from relay.model.retries import Outcome
@@ -8,18 +9,19 @@ from relay.store.deliveries import Owned, Target
 from relay.tracing import Tracing
 
 
-class Posting:
-    """One for a subscription under lease."""
+class Posts:
+    """`flying` are in flight: their receivers may have them, and nothing is known of it yet."""
 
     def __init__(self, owned: Owned, sender: Sender, tracing: Tracing) -> None:
+        self.flying = 0
         self._owned = owned
         self._sender = sender
         self._tracing = tracing
 
-    async def post(self, job: Job, target: Target, now_ms: int) -> Outcome:
-        """Send a job's event as of now (ms)."""
+    async def send(self, target: Target, job: Job, now_ms: int) -> Outcome:
+        """Send a job's event as of now (ms); where there is tracing, that is told of in the event's trace."""
         if not self._tracing.on:
-            return await self._send(job, target, now_ms, "")
+            return await self._send(target, job, now_ms, "")
         with self._tracing.attempt(
             job.entry.trace,
             retailer_id=self._owned.retailer_id,
@@ -28,12 +30,12 @@ class Posting:
             event_type=job.entry.type,
             attempt=job.attempts + 1,
         ) as span:
-            outcome = await self._send(job, target, now_ms, span.traceparent)
+            outcome = await self._send(target, job, now_ms, span.traceparent)
             well = outcome.status is not None and 200 <= outcome.status < 300
             span.tell(outcome=outcome.kind, status=outcome.status, well=well)
         return outcome
 
-    async def _send(self, job: Job, target: Target, now_ms: int, traceparent: str) -> Outcome:
+    async def _send(self, target: Target, job: Job, now_ms: int, traceparent: str) -> Outcome:
         message = Message(
             job.entry.event_id,
             job.entry.body if target.payload == "full" else thin(job.entry.body),
@@ -43,6 +45,15 @@ class Posting:
             stands_for=job.stands_for,
             traceparent=traceparent,
         )
-        return await self._sender.post(
-            target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
-        )
+        self.flying += 1
+        metrics.deliveries_in_progress.inc()
+        try:
+            outcome = await self._sender.post(
+                target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
+            )
+        finally:
+            self.flying -= 1
+            metrics.deliveries_in_progress.dec()
+        if outcome.status is not None and outcome.status < 300:
+            metrics.body_bytes.observe(len(message.body))
+        return outcome

@@ -1,0 +1,122 @@
+"""What the probes ask of a process: does its loop turn, may it be sent work, is it about to end.
+
+Ready is latched: until Redis has taken one write (address, password and rights are right then) a process is not ready,
+and a wrong password stops a rollout. A later outage of Redis, which all processes share, makes none of them unready.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.exceptions import RedisError
+
+from relay import metrics
+from relay.errors import StoreUnavailable
+from relay.store import keys
+from relay.store.redis import Db
+
+#: How often the event loop's timer fires (seconds), and how late it may be while the process is ready.
+TICK, LATEST = 0.25, 1.0
+#: How often Redis is asked whether it is there (seconds).
+PROBE_EVERY = 5.0
+#: API requests in flight above which a process asks to be given no more.
+MOST_IN_FLIGHT = 500
+
+
+class Vitals:
+    """One per process, made in its event loop. `in_flight` counts the API's requests."""
+
+    def __init__(self, db: Db | None = None, *, most_in_flight: int = MOST_IN_FLIGHT) -> None:
+        self.draining = asyncio.Event()
+        self.in_flight = 0
+        self._most_in_flight = most_in_flight
+        self._db = db
+        self._empty = asyncio.Event()
+        self._latched = False
+        self._lag = 0.0
+        self._expected: float | None = None
+
+    def drain(self) -> None:
+        """The process is about to end: it finishes what is in flight, and is not ready any more."""
+        self.draining.set()
+        metrics.draining.set(1)
+
+    @property
+    def lag(self) -> float:
+        """How late the timer fired last, or is at the moment (seconds)."""
+        overdue = 0.0 if self._expected is None else time.monotonic() - self._expected
+        return max(self._lag, overdue)
+
+    async def ready(self) -> bool:
+        if self.draining.is_set() or self.lag >= LATEST or self.in_flight >= self._most_in_flight:
+            return False
+        if not self._latched and self._db is not None:
+            try:
+                await self._db.run("SET", keys.SCRATCH, 1, "EX", 60)
+            except (StoreUnavailable, RedisError):
+                return False
+            self._latched = True
+        return self._latched
+
+    def entered(self) -> None:
+        self.in_flight += 1
+        metrics.http_in_progress.set(self.in_flight)
+
+    def left(self) -> None:
+        self.in_flight -= 1
+        metrics.http_in_progress.set(self.in_flight)
+        if not self.in_flight:
+            self._empty.set()
+
+    async def emptied(self, within: float) -> None:
+        """Return when no request is in flight any more, or it took too long."""
+        self._empty.clear()
+        if self.in_flight:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._empty.wait()
+
+    @asynccontextmanager
+    async def timing(self) -> AsyncIterator[None]:
+        """Measure how late the event loop is."""
+        task = asyncio.create_task(self._time())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _time(self) -> None:
+        while True:
+            self._expected = time.monotonic() + TICK
+            await asyncio.sleep(TICK)
+            self._lag = max(0.0, time.monotonic() - self._expected)
+            metrics.loop_lag.observe(self._lag)
+
+    @asynccontextmanager
+    async def watching(self, db: Db) -> AsyncIterator[None]:
+        """Ask Redis now and then whether it is there, and take it for the latch."""
+        self._db = db
+        metrics.redis_pool_in_use.set_function(lambda: db.pool[0])
+        metrics.redis_pool_max.set(db.pool[1])
+        stop = asyncio.Event()
+        task = asyncio.create_task(self._probe(db, stop))
+        try:
+            yield
+        finally:
+            stop.set()  # no cancellation: redis-py may swallow one inside a command
+            await asyncio.wait({task})
+
+    async def _probe(self, db: Db, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await db.run("PING")
+                metrics.redis_up.set(1)
+            except (StoreUnavailable, RedisError):
+                metrics.redis_up.set(0)
+            try:
+                async with asyncio.timeout(PROBE_EVERY):
+                    await stop.wait()
+            except TimeoutError:
+                continue
