@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import redis
 
 from deploy.traffic import Traffic, gone_endpoint
 from relay.embedded import EmbeddedStore
@@ -36,6 +37,10 @@ COMPONENTS = ("api", "poll", "deliver", "maintain")
 RECEIVERS: Mapping[str, float | None] = {"healthy": 0, "failing": 0.1, "absent": None}
 #: How long everything may take to come up (seconds).
 START_WITHIN = 60.0
+#: What Redis may take; the log of a hundred orders under way fills it in about half a day.
+MEMORY = "1gb"
+#: A log larger than this begins anew beside the one before (bytes).
+LOG_LIMIT = 20_000_000
 #: Ports below those that the system gives to outgoing connections, so that none is taken before its process listens.
 PORTS = range(10_000, 32_768)
 
@@ -81,6 +86,8 @@ async def running(options: Options) -> AsyncIterator[Stack]:
     async with AsyncExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="relay-stack-")))
         store = resources.enter_context(EmbeddedStore(folder / "store"))
+        with redis.Redis.from_url(store.url) as client:
+            client.config_set("maxmemory", MEMORY)
         builder = _Builder(options, folder, store.url)
         resources.push_async_callback(builder.stop)
         await resources.enter_async_context(gone_endpoint(builder.ports["gone"]))
@@ -139,7 +146,10 @@ class _Builder:
         return httpx.AsyncClient(base_url=self.url(name), headers=headers, trust_env=False, timeout=10)
 
     def _write(self, name: str, line: str) -> None:
-        with (self.folder / f"{name}.log").open("a") as log:
+        path = self.folder / f"{name}.log"
+        if path.exists() and path.stat().st_size > LOG_LIMIT:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("a") as log:
             log.write(line + "\n")
 
     async def _until_up(self, client: httpx.AsyncClient) -> None:
@@ -190,7 +200,7 @@ class _Builder:
     def _children(self) -> list[Child]:
         options, environment = self.options, self._environment()
         upstream = ["--orders", str(options.orders), "--speed", "1"]
-        upstream += ["--fault", "500:0.02", "--fault", "429:0.001"]
+        upstream += ["--fault", "500:0.01"]
         children = [self._relay("simulator", {}, "simulator", *upstream), self._relay("api", environment, "api")]
         for kind in COMPONENTS[1:]:
             metrics = {"RELAY_METRICS_PORT": str(self.ports[kind])}

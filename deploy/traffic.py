@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 #: Turns of the loop between two of what happens more rarely.
-RARELY = 5
+RARELY, SELDOM = 5, 30
 #: Of so many orders under way, one goes on in each turn.
-STRIDE = 20
+STRIDE = 50
 ENDED = frozenset({"delivered", "canceled"})
 
 
@@ -31,6 +31,7 @@ class Traffic:
         self._again = again
         self._gone = gone
         self._cursor = "now"
+        self._asked = ""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -48,7 +49,7 @@ class Traffic:
             await self._go_on()
         events = await self._events()
         for event in events:
-            if event["type"] == "order.replacement_suggested":
+            if event["type"] == "order.replacement_suggested" and event["data"]["order_id"] == self._asked:
                 await self._decide(event["data"])
         if turn % RARELY == 0:
             message = {"body": "Please ring the bell."}
@@ -56,7 +57,12 @@ class Traffic:
         if turn % RARELY == 1 and events:
             await self._api.post(f"/v1/events/{events[-1]['id']}/redeliver", json={"subscription_id": self._again})
         if turn % RARELY == 2:
+            self._asked = random.choice(self._orders)
+            await self._simulator.post(f"/_sim/orders/{self._asked}/suggest")
+        if turn % SELDOM == 3:
             await self._api.post(f"/v1/subscriptions/{self._gone}/enable", json={"backlog": "skip"})
+        if turn % SELDOM == 8:
+            await self._simulator.post("/_sim/faults", json={"fault": "429:1:count=1"})
 
     async def _new_order(self) -> None:
         made = await self._simulator.post("/_sim/orders", json={"user_id": "user-1"})

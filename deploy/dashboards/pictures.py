@@ -144,14 +144,15 @@ class _Page:
         stacked = defaults["custom"]["stacking"]["mode"] == "normal"
         if stacked:
             values = [[v if math.isfinite(v) else 0.0 for v in course.values] for course in found]
-            axes.stackplot(found[0].times, values, colors=colours, alpha=0.6, linewidth=0.8, edgecolor=PANEL)
+            axes.stackplot(found[0].times, values, colors=colours, alpha=0.6, linewidth=0)
             top = max(sum(together) for together in zip(*values, strict=True))
         else:
             for course, colour in zip(found, colours, strict=True):
                 axes.plot(course.times, course.values, color=colour, linewidth=1.5)
             top = max(max(course.numbers) for course in found)
         self.scale(axes, defaults, top)
-        self.legend(found, colours, defaults["unit"], (x, y + height - below + 24, width), columns)
+        listed = sorted(zip(found, colours, strict=True), key=lambda one: -max(one[0].numbers))
+        self.legend(listed, defaults["unit"], (x, y + height - below + 24, width), columns)
 
     def scale(self, axes: Axes, defaults: Json, top: float) -> None:
         """The vertical axis in the panel's unit, the time below, thresholds dashed."""
@@ -167,8 +168,8 @@ class _Page:
             axes.set_ylim(bottom, top)
         axes.set_xlim(self.window.start, self.window.end)
         axes.grid(color=EDGE, linewidth=0.6)
-        ticks = [tick for tick in axes.get_yticks(minor=False) if tick <= top]
-        ticks = ticks[:: max(1, math.ceil(len(ticks) / 5))]
+        step = _step(top - (bottom or 0), defaults["unit"])
+        ticks = [step * at for at in range(math.ceil((bottom or 0) / step), math.floor(top / step) + 1)]
         axes.set_yticks(ticks, [written(tick, defaults["unit"]) for tick in ticks])
         self.times(axes)
 
@@ -177,7 +178,7 @@ class _Page:
         axes.set_xticks(ticks, [datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S") for at in ticks])
 
     def legend(
-        self, found: list[Course], colours: list[str], unit: str, place: tuple[float, float, float], columns: int
+        self, found: list[tuple[Course, str]], unit: str, place: tuple[float, float, float], columns: int
     ) -> None:
         """Name, last and highest value, as the panel's table of a legend."""
         x, y, width = place
@@ -189,7 +190,7 @@ class _Page:
                 self.text(right - 68, y, "Last", ha="right", color=FAINT, size=6.5)
             self.text(right, y, "Max" if both else "Last", ha="right", color=FAINT, size=6.5)
         lines = math.ceil(min(len(found), SHOWN) / columns)
-        for at, (course, colour) in enumerate(zip(found[:SHOWN], colours, strict=False)):
+        for at, (course, colour) in enumerate(found[:SHOWN]):
             left, line = x + at // lines * each, y + ENTRY * (at % lines + 1)
             name = course.name
             if at == SHOWN - 1 and len(found) > SHOWN:
@@ -241,6 +242,17 @@ class _Page:
             self.text(x + at * each, y + 8, label, color=PALETTE[2], size=8, weight="bold")
             for line, course in enumerate(rows[: int(height / 24) - 1]):
                 self.text(x + at * each, y + 32 + 24 * line, course.labels.get(label, ""), size=8)
+
+
+def _step(span: float, unit: str) -> float:
+    """A round distance between four or five lines over this span."""
+    least = span / 5
+    if unit == "s" and least > 10:
+        return next((each for each in (15, 30, 60, 120, 300, 600, 1800, 3600) if each >= least), 86400)
+    if unit == "bytes":
+        return 2.0 ** math.ceil(math.log2(max(least, 1)))
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(times * power for times in (1, 2, 5, 10) if times * power >= least * 0.999)
 
 
 def _short(words: str, width: float) -> str:
