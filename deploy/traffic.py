@@ -61,7 +61,7 @@ class Traffic:
             await self._simulator.post(f"/_sim/orders/{self._asked}/suggest")
         if turn % SELDOM == 3:
             await self._api.post(f"/v1/subscriptions/{self._gone}/enable", json={"backlog": "skip"})
-        if turn % SELDOM == 8:
+        if turn % (4 * SELDOM) == 8:
             await self._simulator.post("/_sim/faults", json={"fault": "429:1:count=1"})
 
     async def _new_order(self) -> None:
