@@ -46,8 +46,7 @@ from relay.store.redis import Arg, Db
 from relay.vault import Vault
 
 #: A version grows by up to so much. When Redis lost its last moments, an order goes on from an earlier version; in
-#: steps of one it would soon have the number again under which a commit is still on its way that was decided on what
-#: is lost.
+#: steps of one it would soon have the number again on which a commit was decided that is still on its way.
 VERSION_STEP = 1 << 20
 _json = msgspec.json.Encoder()
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay import metrics
 from relay.declaring import DECLARED
 from tests.deploy.promql import labels_in, metrics_in
-from tests.deploy.rules.burning import OBJECTIVES, ROWS, SCENES, Objective, Row, Scene
+from tests.deploy.rules.burning import FLOORS, OBJECTIVES, ROWS, SCENES, Objective, Row, Scene
 from tests.deploy.rules.cases import CASES, QUIET, Case, Quiet
 from tests.support.tools import ROOT, need
 
@@ -102,6 +102,12 @@ def test_alert_is_not_taken_in(quiet: Quiet, tmp_path: Path) -> None:
 def test_error_budget_burns(objective: Objective, row: Row, tmp_path: Path) -> None:
     tests = [_burning(objective, row, scene(objective, row)) for scene in SCENES]
     _promtool(tmp_path, {objective.alert}, tests, f"{row.step}m")
+
+
+def test_one_bad_event_does_not_fire() -> None:
+    for budget, floors in FLOORS.items():
+        for row in ROWS:
+            assert 1 / floors[row.window] < row.factor * budget
 
 
 def _burning(objective: Objective, row: Row, scene: Scene) -> dict[str, Any]:

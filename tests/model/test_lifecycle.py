@@ -93,10 +93,11 @@ def test_what_was_read_beside_the_terminal_status_confirms_nothing_and_is_read_a
 def test_an_order_that_is_over_when_it_is_first_read_is_confirmed_like_any_other() -> None:
     state = OrderState(make_state().retailer_id, make_state().order_id, 1)
     values = {Resource.HANDLING: make_handling(status="delivered"), Resource.ITEMS: {"items": []}}
-    for at, resource in enumerate(RESOURCES, start=10):
-        step = see(state, resource, values.get(resource, {"messages": []}), at)
-        assert step is not None
-        state = step.state
+    for at, resource in enumerate((Resource.HANDLING, Resource.ITEMS), start=10):
+        first = see(state, resource, values[resource], at)
+        assert first is not None
+        state = first.state
+    step = see(state, Resource.MESSAGES, {"messages": []}, 12)
 
     assert step is not None
     assert [event.type for event in step.events] == ["order.tracking_started"]

@@ -34,6 +34,13 @@ ROWS = (
 )
 
 
+#: By budget: events that the long window must hold, so that a single bad one does not fire.
+FLOORS = {
+    0.001: {"1h": 100, "6h": 200, "1d": 400, "3d": 1500},
+    0.01: {"1h": 50, "6h": 50, "1d": 50, "3d": 150},
+}
+
+
 class Scene(NamedTuple):
     """Pieces, and the windows that fire at their end. `anew`: counters begin at 0 in each piece, as a new process's."""
 
@@ -110,8 +117,9 @@ def just_below(objective: Objective, row: Row) -> Scene:
 
 
 def spike(objective: Objective, row: Row) -> Scene:
-    """The short window burns at twice the row's rate after a good long one: over the long window that is a sixth."""
-    good, bad = _rate(row.long, 0, objective.budget), _rate(row.short, 2 * row.factor, objective.budget)
+    """Twice the row's rate for the short window and as long as the row waits, after a good long one: silent, because
+    over the long window it is a quarter of the rate."""
+    good, bad = _rate(row.long, 0, objective.budget), _rate(row.short + row.waits, 2 * row.factor, objective.budget)
     return Scene([good, bad], ())
 
 
@@ -133,9 +141,20 @@ def churn(objective: Objective, row: Row) -> Scene:
 
 
 def small(objective: Objective, row: Row) -> Scene:
-    """Everything is bad, but it is fewer than fifty events."""
-    minutes = row.waits + 10 * row.step
-    return Scene([Piece(minutes, 45 / minutes, 0)], ())
+    """It burns, but there are fewer events than the floor."""
+    return _few(objective, row, 0.9, ())
 
 
-SCENES = (firing, just_below, spike, recovery, churn, small)
+def just_enough(objective: Objective, row: Row) -> Scene:
+    return _few(objective, row, 1.1, (row.window,))
+
+
+def _few(objective: Objective, row: Row, share: float, fire: tuple[str, ...]) -> Scene:
+    """Such a share of the floor: nearly all at once, so that it is held for as long as the row waits."""
+    burst, rest = 5 * row.step, row.waits + 7 * row.step
+    floor, factor = FLOORS[objective.budget][row.window], 1.05 * row.factor
+    first = _rate(burst, factor, objective.budget, (share - 0.05) * floor / burst)
+    return Scene([first, _rate(rest, factor, objective.budget, 0.05 * floor / rest)], fire)
+
+
+SCENES = (firing, just_below, spike, recovery, churn, small, just_enough)

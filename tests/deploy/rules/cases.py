@@ -84,6 +84,8 @@ _SUCCESS = 'relay_poll_last_success_timestamp_seconds{namespace="n", resource="h
 _ATTEMPTS = 'relay_attempts_total{namespace="n"}'
 #: A process that has read INFO.
 _READ = {'relay_redis_memory_bytes{namespace="n"}': "9x400"}
+_EVICTED = 'relay_redis_evicted_keys{namespace="n", instance="%s"}'
+_POLICY = 'relay_redis_policy_ok{namespace="n", instance="%s"}'
 _CHANGES = 'relay_changes_total{namespace="n"}'
 _SCRAPED = 'scrape_samples_scraped{job="relay", instance="i"}'
 _OVER = 'prometheus_target_scrapes_exceeded_sample_limit_total{job="prometheus"}'
@@ -98,6 +100,10 @@ _OPEN = 'relay_circuits{namespace="n", state="open"}'
 def _late(on_time: str) -> dict[str, str]:
     """A hundred polls a minute, so many of them within five seconds."""
     return {_LATE: f"0+{on_time}x200", _POLLS: "0+100x200"}
+
+
+def _read(instance: str, values: str) -> dict[str, str]:
+    return {f'relay_redis_memory_bytes{{namespace="n", instance="{instance}"}}': values}
 
 
 def _reaches(instance: str) -> str:
@@ -258,6 +264,13 @@ CASES = [
     _gauge("RelayRedisMemoryCritical", 'relay_redis_memory_ratio{namespace="n"}', "0.91", "0.9"),
     _counter("RelayRedisEvicting", 'relay_redis_evicted_keys{namespace="n"}', "1", "0", _READ),
     _gauge("RelayRedisPolicyWrong", 'relay_redis_policy_ok{namespace="n"}', "0", "1", _READ),
+    Case(
+        "RelayRedisPolicyWrong",
+        _N,
+        {_POLICY % "a": "1x200", **_read("a", "9x200"), _POLICY % "b": "0x200", **_read("b", "9x200")},
+        {_POLICY % "a": "1x200", **_read("a", "9x200"), _POLICY % "b": "1x200", **_read("b", "9x200")},
+        {_POLICY % "a": "1x200", **_read("a", "9x200"), _POLICY % "b": "0x60 1x140", **_read("b", "9x200")},
+    ),
     _gauge("RelayRedisPersistenceFailing", 'relay_redis_persistence_ok{namespace="n"}', "0", "1", _READ),
     _counter("RelayRedisRejectedConnections", 'relay_redis_rejected_connections{namespace="n"}', "1", "0", _READ),
     _gauge("RelayRedisReplicationBroken", 'relay_redis_replica_links_down{namespace="n"}', "1", "0"),
@@ -272,13 +285,6 @@ class Quiet(NamedTuple):
     series: dict[str, str]
     at: tuple[int, ...]
 
-
-def _read(instance: str, values: str) -> dict[str, str]:
-    return {f'relay_redis_memory_bytes{{namespace="n", instance="{instance}"}}': values}
-
-
-_EVICTED = 'relay_redis_evicted_keys{namespace="n", instance="%s"}'
-_POLICY = 'relay_redis_policy_ok{namespace="n", instance="%s"}'
 
 QUIET = [
     Quiet(
