@@ -171,10 +171,15 @@ def define(server: Server) -> None:
 
 def prove(server: Server, shape: Path) -> str:
     """A shape, from nothing to nothing, in a namespace that admits restricted pods only."""
-    name = shape.name.removesuffix("-values.yaml")
+    name = "shape-" + shape.name.removesuffix("-values.yaml")
     labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
     server.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-    server.post(f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "shared"}})
+    for account in (
+        "default",
+        "shared",
+    ):  # the first a controller would make, the second existing-secret-values.yaml names
+        server.post(f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": account}})
+    _refuses_open_pods(server, name)
     where = ("-n", name, "-f", str(shape))
     server.helm("install", "r", str(CHART), *where, "--dry-run=server")
     server.helm("install", "r", str(CHART), *where)
@@ -197,6 +202,14 @@ def prove(server: Server, shape: Path) -> str:
     if left:
         raise RuntimeError(f"{name}: uninstalling left {', '.join(left)}")
     return f"{name}: {len(found)} objects, {offered} pods admitted, installed, upgraded, rolled back, uninstalled"
+
+
+def _refuses_open_pods(server: Server, namespace: str) -> None:
+    """That the namespace admits the chart's pods says something only if it would not admit any."""
+    body = {"metadata": {"name": "open"}, "spec": {"containers": [{"name": "open", "image": "open"}]}}
+    answer = server.client.post(f"/api/v1/namespaces/{namespace}/pods", json=body, params={"dryRun": "All"})
+    if answer.status_code != 403 or "restricted" not in answer.text:
+        raise RuntimeError(f"{namespace}: a pod without any restriction was not refused: {answer.text}")
 
 
 def _mounted(spec: dict[str, Any]) -> dict[str, Any]:
