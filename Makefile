@@ -52,6 +52,9 @@ stack: tools ## Everything of compose without Docker, with orders and Prometheus
 dashboards: $(VENV)/.dev ## Write the dashboards into the chart
 	@$(BIN)/python -m deploy.dashboards
 
+dashboards-pictures: tools ## Run the stack for three minutes and draw each dashboard into docs/images
+	@$(BIN)/python -m deploy.pictures $(ARGS)
+
 chart-readme: $(VENV)/.dev ## Write the chart's README and schema from its values.yaml
 	@$(BIN)/python -m deploy.chart
 

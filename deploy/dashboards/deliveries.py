@@ -149,6 +149,7 @@ def deliveries() -> Board:
             "Events sent again although they may have arrived, by reason.",
             "ops",
             Query(rate("relay_redeliveries_total", "reason"), "{{reason}}"),
+            width=6,
         ),
         series(
             "Subscriptions disabled",
@@ -158,12 +159,23 @@ def deliveries() -> Board:
                 f"sum by (reason) (increase(relay_subscriptions_disabled_total{{{SELECTOR}}}[1h]))",
                 "{{reason}}",
             ),
+            width=6,
         ),
         series(
             "Body size",
             "Bytes of delivered bodies.",
             "bytes",
             *(Query(quantile(q, "relay_delivery_body_bytes"), f"p{q * 100:.0f}") for q in (0.5, 0.95)),
+            width=6,
+        ),
+        series(
+            "Events that retention took unread",
+            "In an hour. Must stay 0: a subscription lost them.",
+            "short",
+            Query(f"sum (increase(relay_log_trimmed_unread_total{{{SELECTOR}}}[1h]))", "events"),
+            width=6,
+            colours={"events": BAD},
+            runbook="RelayLogTrimmedUnread",
         ),
     )
     return board

@@ -4,6 +4,7 @@ from deploy.dashboards.panels import (
     BAD,
     CALM,
     GOOD,
+    GREY,
     SELECTOR,
     WARN,
     Board,
@@ -43,7 +44,10 @@ def overview() -> Board:
     board.line(9, *_latency())
     board.row("What waits, and who works")
     board.line(8, *_waiting())
-    board.line(7, _breaching())
+    board.row("API, and decisions passed on")
+    board.line(7, *_api())
+    board.row("Proof")
+    board.line(7, _breaching(), _canary())
     return board
 
 
@@ -202,6 +206,56 @@ def _waiting() -> list[Panel]:
     ]
 
 
+def _api() -> list[Panel]:
+    classes = {"2xx": GOOD, "3xx": GREY, "4xx": WARN, "5xx": BAD}
+    return [
+        series(
+            "API requests",
+            "By class of status, probes left out.",
+            "reqps",
+            Query(rate("relay_http_requests_total", "status_class"), "{{status_class}}"),
+            width=6,
+            stacked=True,
+            colours=classes,
+            runbook="RelayApiErrorBudgetBurn",
+        ),
+        series(
+            "API duration, p95",
+            "Of requests, by the first part of the path.",
+            "s",
+            Query(quantile(0.95, "relay_http_request_duration_seconds", "group"), "{{group}}"),
+            width=6,
+        ),
+        series(
+            "API requests refused",
+            "Before they were looked at, by reason.",
+            "reqps",
+            Query(rate("relay_http_rejected_total", "reason"), "{{reason}}"),
+            width=6,
+            stacked=True,
+        ),
+        series(
+            "Decisions and messages",
+            "Passed on upstream, by what came of it.",
+            "ops",
+            Query(rate("relay_actions_total", "kind, result"), "{{kind}} {{result}}"),
+            width=6,
+        ),
+    ]
+
+
+def _canary() -> Panel:
+    return series(
+        "Canary's way",
+        "How long the canary's last change took through the whole path. It waits for its poll as any change does.",
+        "s",
+        Query(most("relay_canary_duration_seconds"), "canary"),
+        width=12,
+        colours={"canary": CALM},
+        runbook="RelayCanaryFailing",
+    )
+
+
 def _breaching() -> Panel:
     query = Query(
         'sum by (alertname, severity) (ALERTS{alertstate="firing", alertname=~"Relay.+"})',
@@ -214,7 +268,7 @@ def _breaching() -> Panel:
         "Alerts of the relay that fire. RelayWatchdog always does: it proves that the alerts are evaluated.",
         "short",
         [query],
-        width=24,
+        width=12,
         options={"showHeader": True, "cellHeight": "sm"},
         transformations=[{"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}],
     )

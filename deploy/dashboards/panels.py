@@ -155,7 +155,14 @@ def stat(title: str, description: str, unit: str, expr: str, **fields: Any) -> P
 def series(title: str, description: str, unit: str, *queries: Query, **fields: Any) -> Panel:
     """Courses over time, with a legend that says the last and the highest value."""
     options = {
-        "legend": {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull", "max"]},
+        "legend": {
+            "displayMode": "table",
+            "placement": "bottom",
+            "showLegend": True,
+            "calcs": ["lastNotNull", "max"],
+            "sortBy": "Max",  # what is 0 comes last
+            "sortDesc": True,
+        },
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     return Panel("timeseries", title, description, unit, queries, options=options, **fields)

@@ -5,6 +5,7 @@ from deploy.dashboards.panels import (
     CALM,
     GOOD,
     GREY,
+    SELECTOR,
     WARN,
     Board,
     Query,
@@ -167,6 +168,43 @@ def polling() -> Board:
             "What the congestion control allows, summed over processes.",
             "short",
             Query(total("relay_upstream_concurrency_limit"), "limit"),
+        ),
+    )
+    answered = f"time() - max by (resource) (relay_poll_last_success_timestamp_seconds{{{SELECTOR}}})"
+    board.line(
+        7,
+        series(
+            "Polls overdue",
+            "Orders' resources that are due and not claimed.",
+            "short",
+            Query(most("relay_orders_due"), "due"),
+            width=6,
+            colours={"due": CALM},
+            runbook="RelayPollingStalled",
+        ),
+        series(
+            "Since the last good answer",
+            "Of upstream, by resource.",
+            "s",
+            Query(answered, "{{resource}}"),
+            width=6,
+            runbook="RelayPollingStalled",
+        ),
+        series(
+            "Expected detection delay",
+            "What the policy expects of the budgets, of the credential where it is longest.",
+            "s",
+            Query(most("relay_expected_detection_delay_seconds"), "expected"),
+            width=6,
+            colours={"expected": CALM},
+        ),
+        series(
+            "User tokens",
+            "Asked of upstream, by outcome.",
+            "ops",
+            Query(rate("relay_token_mints_total", "outcome"), "{{outcome}}"),
+            width=6,
+            stacked=True,
         ),
     )
     return board

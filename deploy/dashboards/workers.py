@@ -7,6 +7,12 @@ def _per_process(metric: str) -> str:
     return f"topk(5, max by (instance) ({metric}{{{where()}}}))"
 
 
+def _replicas(metric: str) -> str:
+    """Of the components' deployments, in the namespaces where the relay is."""
+    deployments = f'{metric}{{deployment=~".+-(api|poll|deliver|maintain)"}}'
+    return f"max by (deployment) ({deployments} and on (namespace) relay_build_info{{{where()}}})"
+
+
 def workers() -> Board:
     """Utilisation, saturation and errors of what works."""
     board = Board(
@@ -95,7 +101,7 @@ def workers() -> Board:
         ),
         series(
             "arq jobs",
-            "By queue and state, beside the number a worker looks at.",
+            "By queue and state; a worker looks at the first ones only, of which half may run.",
             "short",
             Query(most("relay_arq_jobs", "queue, state"), "{{queue}} {{state}}"),
             runbook="RelayReadLimitNear",
@@ -157,6 +163,31 @@ def workers() -> Board:
             "Cores used by the five busiest processes.",
             "short",
             Query(f"topk(5, {rate('process_cpu_seconds_total', 'instance')})", "{{instance}}"),
+        ),
+    )
+    files = f"process_open_fds{{{where()}}} / process_max_fds{{{where()}}}"
+    board.line(
+        8,
+        series(
+            "Garbage collection",
+            "Collections a second, by generation; those of generation 2 take longest.",
+            "ops",
+            Query(rate("python_gc_collections_total", "generation"), "generation {{generation}}"),
+        ),
+        series(
+            "Open files",
+            "Of those that a process may have open, the five nearest to it.",
+            "percentunit",
+            Query(f"topk(5, max by (instance) ({files}))", "{{instance}}"),
+            maximum=1,
+        ),
+        series(
+            "Replicas",
+            "Wanted and ready, as kube-state-metrics tells of the deployments beside the relay's processes.",
+            "short",
+            Query(_replicas("kube_deployment_spec_replicas"), "{{deployment}} wanted"),
+            Query(_replicas("kube_deployment_status_replicas_ready"), "{{deployment}} ready"),
+            runbook="RelayWorkersSaturated",
         ),
     )
     return board

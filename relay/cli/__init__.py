@@ -38,6 +38,6 @@ def _modules(given: Sequence[str]) -> Sequence[Any]:
     """Who brings commands. The health check, asked every few seconds, loads a tenth of what the others need."""
     if given[:1] == ["healthcheck"]:
         return (health,)
-    from relay.cli import documents, listening, operating, probing, remote, services
+    from relay.cli import documents, listening, operating, probing, provisioning, remote, services
 
-    return (services, remote, listening, operating, documents, probing, health)
+    return (services, remote, listening, operating, documents, probing, provisioning, health)

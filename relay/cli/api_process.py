@@ -24,7 +24,7 @@ async def serve_api(settings: Settings, vitals: Vitals) -> None:
     working = asyncio.create_task(_work(settings, vitals, front, serving, bound))
     try:
         await asyncio.wait({serving, working}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if serving.done() and not serving.cancelled():
             serving.result()  # the address cannot be had
         await working
     finally:

@@ -3,6 +3,7 @@ every few seconds beside what it asks about."""
 
 import argparse
 import os
+import socket
 import sys
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -31,6 +32,9 @@ def add_commands(commands: Any) -> None:
         help="whose port is asked: RELAY_PORT or RELAY_METRICS_PORT (default: those of the two that are open)",
     )
     parser.add_argument("--ready", action="store_true", help="ask /readyz instead of /livez")
+    parser.add_argument(
+        "--port", type=int, help="only whether this port takes connections: for `simulator` and `receive`"
+    )
 
 
 def _healthcheck(options: argparse.Namespace) -> int:
@@ -39,6 +43,8 @@ def _healthcheck(options: argparse.Namespace) -> int:
         settings = load(os.environ, Path(".env"))
     except InvalidSettings as error:
         return _say(False, error.detail)
+    if options.port is not None:
+        return _takes_connections(_near(settings), options.port)
     ports = {"api": settings.port, "worker": settings.metrics_port}
     asked = ports if options.process is None else {options.process: ports[options.process]}
     path = "/readyz" if options.ready else "/livez"
@@ -70,6 +76,14 @@ def _ask(host: str, port: int, path: str) -> str | None:
         return f"no answer: {str(error) or type(error).__name__}"
     finally:
         connection.close()
+
+
+def _takes_connections(host: str, port: int) -> int:
+    try:
+        socket.create_connection((host, port), WITHIN).close()
+    except OSError as error:
+        return _say(False, f"port {port}: {error.strerror or error}")
+    return _say(True, f"port {port} takes connections")
 
 
 def _say(healthy: bool, text: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from relay import cli
 from tests.support.rig import serving
-from tests.support.servers import free_port
+from tests.support.workers import unused_ports
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
         if name.startswith("RELAY_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RELAY_PORT", str(free_port()))
-    monkeypatch.setenv("RELAY_METRICS_PORT", str(free_port()))
+    for name, port in zip(("RELAY_PORT", "RELAY_METRICS_PORT"), unused_ports(2), strict=True):
+        monkeypatch.setenv(name, str(port))
     return monkeypatch
 
 
@@ -123,6 +123,18 @@ def test_it_asks_where_the_process_listens(environment: pytest.MonkeyPatch, host
     assert asyncio.run(ask()) == 0
 
 
+def test_of_other_processes_only_the_port_is_asked(environment: pytest.MonkeyPatch) -> None:
+    """`relay simulator` and `relay receive` have no endpoint of health."""
+
+    async def ask() -> tuple[int, int]:
+        async with serving(_process(503, 503)) as url:
+            port = url.rpartition(":")[2]
+            open_ = await asyncio.to_thread(cli.main, ["healthcheck", "--port", port])
+        return open_, await asyncio.to_thread(cli.main, ["healthcheck", "--port", port])
+
+    assert asyncio.run(ask()) == (0, 1)
+
+
 def test_it_loads_none_of_the_heavy_parts() -> None:
     """It runs every few seconds in every container."""
     program = (
@@ -131,7 +143,8 @@ def test_it_loads_none_of_the_heavy_parts() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-    environment |= {"RELAY_PORT": str(free_port()), "RELAY_METRICS_PORT": str(free_port())}
+    api, worker = unused_ports(2)
+    environment |= {"RELAY_PORT": str(api), "RELAY_METRICS_PORT": str(worker)}
 
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 

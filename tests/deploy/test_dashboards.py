@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import re
 import subprocess
 import time
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from deploy.dashboards import FOLDER, files
+from deploy.dashboards.results import Window, courses, filled
 from deploy.stack import RULES, Options, running
 from relay import metrics
 from tests.deploy.promql import labels_in, metrics_in
@@ -25,10 +25,16 @@ from tests.support.tools import need
 
 UIDS = ("relay-overview", "relay-deliveries", "relay-polling", "relay-workers", "relay-redis")
 BOARDS: dict[str, dict[str, Any]] = {uid: json.loads((FOLDER / f"{uid}.json").read_text()) for uid in UIDS}
-#: Series that Prometheus itself makes, or the Python client's process collector.
-OTHERS = {"up", "ALERTS", "process_resident_memory_bytes", "process_cpu_seconds_total"}
+#: Series that Prometheus itself makes, or the Python client's own collectors.
+OTHERS = {
+    *("up", "ALERTS", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"),
+    *("process_max_fds", "python_gc_collections_total"),
+    *("kube_deployment_spec_replicas", "kube_deployment_status_replicas_ready"),  # of kube-state-metrics
+}
 #: Labels that Prometheus or its configuration adds.
-TARGET_LABELS = {"job", "instance", "namespace", "component", "le", "alertname", "alertstate", "severity"}
+TARGET_LABELS = {"job", "instance", "namespace", "component", "le", "alertname", "alertstate", "severity"} | {
+    *("deployment", "generation")  # of the other series
+}
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,11 +49,6 @@ def queries() -> Iterator[tuple[str, str, str]]:
                 yield uid, panel["title"], target["expr"]
         for annotation in board["annotations"]["list"]:
             yield uid, f"annotation {annotation['name']}", annotation["expr"]
-
-
-def filled(expr: str, interval: str = "15s") -> str:
-    """With the variables replaced as Grafana does for All."""
-    return expr.replace("$job", ".+").replace("$instance", ".+").replace("$__rate_interval", interval)
 
 
 def exposed() -> dict[str, set[str]]:
@@ -106,7 +107,7 @@ def test_panels_do_not_overlap_and_leave_no_hole(uid: str) -> None:
 
 def test_counters_are_rated_and_instances_bounded() -> None:
     for uid, title, expr in queries():
-        for counter in re.finditer(r"relay_\w+_total|\w+_bucket|process_cpu_seconds_total", expr):
+        for counter in re.finditer(r"(relay|python)_\w+_total|\w+_bucket|process_cpu_seconds_total", expr):
             assert re.search(r"(rate|increase)\($", expr[: counter.start()]), (uid, title)
         assert set(re.findall(r"\brate\([^\[]+\[([^\]]+)\]", expr)) <= {"$__rate_interval"}, (uid, title)
         if re.search(r"by \([^)]*instance", expr):
@@ -116,7 +117,7 @@ def test_counters_are_rated_and_instances_bounded() -> None:
 def test_every_selector_carries_the_variables() -> None:
     for uid, title, expr in queries():
         for metric, labels in labels_in(expr).items():
-            if metric.startswith(("relay_", "process_", "up")):
+            if metric.startswith(("relay_", "process_", "python_", "up")):
                 assert {"job", "instance"} <= labels, (uid, title, metric)
         for metric in metrics_in(expr):
             assert metric == "ALERTS" or ":" in metric or metric in labels_in(expr), (uid, title, metric)
@@ -155,17 +156,13 @@ def test_promtool_reads_every_expression(tmp_path: Path) -> None:
 
 
 #: Panels that show nothing in this run, with the reason.
-EMPTY: dict[tuple[str, str], str] = {}
+EMPTY = {("relay-workers", "Replicas"): "needs kube-state-metrics, and that a cluster"}
 
 
 async def _shows(client: httpx.AsyncClient, expr: str) -> bool:
     """Whether the expression gives at least one number over the last minute."""
     now = time.time()
-    window: dict[str, str | float] = {"query": filled(expr), "start": now - 60, "end": now, "step": 1}
-    answer = (await client.get("/api/v1/query_range", params=window)).json()
-    assert answer["status"] == "success", answer
-    found = [float(value) for one in answer["data"]["result"] for _, value in one["values"]]
-    return any(math.isfinite(value) for value in found)
+    return any(one.numbers for one in await courses(client, expr, "", Window(now - 60, now, 1)))
 
 
 async def _empty(client: httpx.AsyncClient) -> set[tuple[str, str]]:
@@ -178,7 +175,7 @@ def test_every_panel_shows_something() -> None:
     """The whole stack, changes, failures and retries, scraped by a real Prometheus every second."""
 
     async def main() -> None:
-        options = Options(orders=30, speed=120, scrape=1, prometheus=need("prometheus"))
+        options = Options(orders=30, scrape=1, prometheus=need("prometheus"))
         async with running(options) as stack:
             assert stack.prometheus is not None
             async with httpx.AsyncClient(base_url=stack.prometheus, trust_env=False, timeout=20) as client:

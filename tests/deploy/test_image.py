@@ -13,8 +13,11 @@ import pytest
 from relay import __version__
 from relay.vault import generate_master_key
 from tests.deploy.dockerfile import Image, Process, build, environment, steps
-from tests.support.servers import free_port
 from tests.support.tools import ROOT, need
+from tests.support.workers import unused_ports
+
+#: The first test that needs the image builds it, which fetches some 40 MB.
+pytestmark = pytest.mark.timeout(300)
 
 #: Megabytes of the environment in the image, bytecode included: 68 when this was written.
 LARGEST = 80
@@ -96,12 +99,13 @@ def image(built: Path, tmp_path: Path, redis_url: str) -> Image:
 
 @pytest.fixture
 def settings(redis_url: str) -> dict[str, str]:
+    api, worker = unused_ports(2)
     return {
         "redis_url": f"unix:///store/{Path(redis_url).name}",
         "master_keys": generate_master_key("image"),
         "upstream_url": "http://127.0.0.1:1",
-        "port": str(free_port()),
-        "metrics_port": str(free_port()),
+        "port": str(api),
+        "metrics_port": str(worker),
     }
 
 

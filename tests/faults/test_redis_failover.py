@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from relay.model.fold import Fold
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.store.log import Log
 from relay.store.redis import Db, open_client
 from relay.vault import generate_master_key
 from tests.support.rig import eventually, open_rig
-from tests.support.scenes import Scene
+from tests.support.scenes import Scene, patiently
 from tests.support.servers import GOOD, Server
 from tests.support.tools import need
 from tests.support.workers import Workers
@@ -61,7 +62,11 @@ async def _cell(tmp_path: Path) -> AsyncIterator[Cell]:
             started.append(sentinels[-1])
             await asyncio.to_thread(sentinels[-1].start)
         cell = Cell(primary, replica, sentinels)
-        await eventually(lambda: all(_knows(one) for one in sentinels), within=40)
+        # They make each other's acquaintance at once, and have their usual habits from then on.
+        for publish, info in ((100, 500), (2_000, 10_000)):
+            for one in sentinels:
+                one.ask("SENTINEL", "DEBUG", "publish-period", publish, "info-period", info)
+            await eventually(lambda: all(_knows(one) for one in sentinels), within=40)
         yield cell
     finally:
         for server in reversed(started):
@@ -81,8 +86,8 @@ def _knows(sentinel: Server) -> bool:
 
 
 @asynccontextmanager
-async def _scene(cell: Cell, tmp_path: Path) -> AsyncIterator[Scene]:
-    simulator = Simulator(SimulatorConfig(orders=10, speed=600, seed=5, static_token="good-token"))
+async def _scene(cell: Cell, tmp_path: Path, speed: float = 600) -> AsyncIterator[Scene]:
+    simulator = Simulator(SimulatorConfig(orders=10, speed=speed, seed=5, static_token="good-token"))
     master_keys = generate_master_key("scene")
     async with open_rig(cell.url, simulator.app, master_keys=master_keys) as rig:
         workers = Workers(cell.url, master_keys, rig.upstream_url, tmp_path / "workers.log")
@@ -96,13 +101,6 @@ async def _scene(cell: Cell, tmp_path: Path) -> AsyncIterator[Scene]:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
-
-
-async def _patiently(condition: Any) -> bool:
-    try:
-        return bool(await condition())
-    except Exception:  # the store may be away just now
-        return False
 
 
 def test_the_primary_is_killed_under_load(tmp_path: Path) -> None:
@@ -139,8 +137,8 @@ def test_the_primary_is_killed_under_load(tmp_path: Path) -> None:
 
             await eventually(committed_more, within=60)
             recovered = time.monotonic() - killed
-            await eventually(lambda: _patiently(scene.ended), within=90)
-            await eventually(lambda: _patiently(scene.rig.idle), within=60)
+            await eventually(lambda: patiently(scene.ended), within=90)
+            await eventually(lambda: patiently(scene.rig.idle), within=60)
 
             assert [worker.poll() for worker in workers] == [None, None]  # the same processes all along
             log = {event["id"]: event for event in await scene.rig.events()}
@@ -192,3 +190,34 @@ async def _log_of(server: Server, scene: Scene) -> list[dict[str, Any]]:
         return [json.loads(one.body) for one in await Log(db).after(scene.rig.retailer_id, "0-0", 100_000)]
     finally:
         await db.aclose()
+
+
+def test_a_demoted_primary_that_still_answers(tmp_path: Path) -> None:
+    """A failover that is asked for: until it is demoted, the old primary takes what is lost; connections to it stay
+    open, and it answers and refuses to write. Every order goes on from what the new one has, and comes to its end."""
+
+    async def main() -> None:
+        async with _cell(tmp_path) as cell, _scene(cell, tmp_path, speed=1_200) as scene:
+            worker = scene.workers.start()
+            await eventually(lambda: len(scene.rig.receipts) > 20, within=40)
+            cell.sentinels[0].ask("SENTINEL", "FAILOVER", "main")
+            await eventually(lambda: _role(cell.replica) == "role:master", within=60)
+            before = len(scene.rig.receipts)
+            await eventually(lambda: len(scene.rig.receipts) > before + 60 or scene.simulated_all, within=60)
+            # A Sentinel waits eight seconds before it does this.
+            cell.primary.ask("REPLICAOF", "127.0.0.1", cell.replica.port)
+            verified = scene.rig.receiver.counters.verified
+            await eventually(lambda: patiently(scene.rig.subscribe), within=30)  # the whole log once more
+            await eventually(lambda: scene.rig.receiver.counters.verified > verified + 10, within=60)
+            await eventually(lambda: patiently(scene.ended), within=90)
+            await eventually(lambda: patiently(scene.rig.idle), within=60)
+
+            assert worker.poll() is None
+            assert await eventually(scene.rig.balanced, within=30)
+            folds = {name: Fold() for name in scene.simulator.world.orders}
+            for event in await scene.rig.events():
+                folds[event["data"]["order_id"]].take(event)
+            for name, fold in folds.items():
+                assert fold.differences((await scene.rig.state(name)).snapshot) == [], name
+
+    run(main())

@@ -4,8 +4,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,15 +45,3 @@ def test_every_metric_has_a_help_text_and_the_prefix() -> None:
     families = list(registry.collect())
     assert len(families) > 15
     assert all(family.name.startswith("relay_") and family.documentation for family in families)
-
-
-def test_the_compose_file_names_commands_that_exist() -> None:
-    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-
-    commands = {name: service.get("command") for name, service in compose["services"].items() if name != "redis"}
-    assert commands == {
-        "api": ["api"],
-        "poll": ["worker", "poll"],
-        "deliver": ["worker", "deliver"],
-        "maintain": ["worker", "maintain"],
-    }
