@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy test-faults dashboards dashboards-pictures chart-readme stack lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy check-apiserver test-faults dashboards dashboards-pictures chart-readme stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,9 @@ fmt: $(VENV)/.dev ## Format and apply the safe lint fixes
 
 check-deploy: tools ## Chart, rules, dashboards, image and compose file, against the real tools
 	@$(BIN)/python -m pytest -q -n 2 tests/deploy
+
+check-apiserver: tools ## Install, upgrade and remove the chart's shapes against a real kube-apiserver (builds it: minutes)
+	@$(BIN)/python -m deploy.apiserver $(ARGS)
 
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
 	@$(BIN)/python -m pytest -q tests/faults
