@@ -1,23 +1,42 @@
-# One image; the command chooses the process: `api`, `worker poll`, `worker deliver`, `worker maintain`, `up`.
-ARG PYTHON=3.11-slim-bookworm
+# One image; the command chooses the process: `api`, `worker poll`, `worker deliver`, `worker maintain`, and every other.
+# Builder and runtime share the Debian release and the interpreter's path. A release resolves both bases to digests:
+#   docker build --build-arg BUILD_BASE=python:TAG@sha256:... --build-arg RUNTIME_BASE=python:TAG@sha256:... .
+ARG BUILD_BASE=python:3.11.14-slim-trixie
+ARG RUNTIME_BASE=python:3.11.14-slim-trixie
 
-FROM python:${PYTHON} AS build
+FROM ${BUILD_BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
-RUN python -m venv /opt/relay
-COPY requirements.txt ./
-RUN /opt/relay/bin/pip install --require-hashes -r requirements.txt
+# Dependencies first: they change less often than the relay. The environment has no pip of its own.
+COPY requirements.txt requirements-build.txt ./
+RUN python -m venv --without-pip /opt/relay && \
+    python -m pip --python /opt/relay/bin/python install --require-hashes -r requirements.txt && \
+    python -m venv --without-pip /opt/builder && \
+    python -m pip --python /opt/builder/bin/python install --require-hashes -r requirements-build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY relay ./relay
 COPY workers ./workers
-RUN /opt/relay/bin/pip install --no-deps .
+RUN /opt/builder/bin/python -m hatchling build -t wheel -d /build/dist && \
+    python -m pip --python /opt/relay/bin/python install --no-deps --no-index --find-links /build/dist post-checkout-relay
 
-FROM python:${PYTHON}
-ENV PATH=/opt/relay/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RELAY_HOST=0.0.0.0
+FROM ${RUNTIME_BASE}
+# PYTHONSAFEPATH: nothing is ever imported from the working directory.
+ENV PATH=/opt/relay/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 RELAY_HOST=0.0.0.0
 COPY --from=build /opt/relay /opt/relay
 USER 65532:65532
-WORKDIR /tmp
+WORKDIR /
 STOPSIGNAL SIGTERM
-EXPOSE 8080 9102
+EXPOSE 8080 9102 9103
+# Kubernetes has probes of its own and ignores this one.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["relay", "healthcheck"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="post-checkout-relay" \
+      org.opencontainers.image.description="Detects what changes on Post-Checkout orders and delivers it as signed, ordered webhooks" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
 ENTRYPOINT ["relay"]
 CMD ["api"]

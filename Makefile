@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance prism tools check-deploy test-faults lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy test-faults dashboards dashboards-pictures chart-readme stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,18 @@ check-deploy: tools ## Chart, rules, dashboards, image and compose file, against
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
 	@$(BIN)/python -m pytest -q tests/faults
 
+stack: tools ## Everything of compose without Docker, with orders and Prometheus: make stack ARGS="--seconds 60"
+	@$(BIN)/python -m deploy.stack $(ARGS)
+
+dashboards: $(VENV)/.dev ## Write the dashboards into the chart
+	@$(BIN)/python -m deploy.dashboards
+
+dashboards-pictures: tools ## Run the stack for three minutes and draw each dashboard into docs/images
+	@$(BIN)/python -m deploy.pictures $(ARGS)
+
+chart-readme: $(VENV)/.dev ## Write the chart's README and schema from its values.yaml
+	@$(BIN)/python -m deploy.chart
+
 tools: $(VENV)/.dev ## Fetch what check-deploy and the fault tests need besides: helm, promtool, Redis with TLS ...
 	@$(BIN)/python -m tests.support.tools
 
@@ -63,11 +75,15 @@ bench-freshness: $(VENV)/.dev ## How soon changes are noticed for a budget, into
 bench-endurance: $(VENV)/.dev ## 10,000 orders on one worker for ten minutes, rebuilt from their events
 	@$(BIN)/python -m bench.endurance
 
+bench-memory: $(VENV)/.dev ## What a kept event and an idle subscription cost Redis
+	@$(BIN)/python -m bench.memory
+
 bench-isolation: $(VENV)/.dev ## What one hanging endpoint costs 99 healthy ones
 	@$(BIN)/python -m bench.isolation
 
 lock: $(VENV)/.dev ## Resolve the dependencies again, with hashes
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group build -o requirements-build.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 
 clean: ## Remove the environment and caches

@@ -97,6 +97,10 @@ class UpstreamRefused(RelayError):
         self.retry_after_s = retry_after_s
 
 
+#: The code of what a full, or nearly full, Redis does not take.
+STORE_FULL = "store_full"
+
+
 class StoreUnavailable(RelayError):
     code = "store_unavailable"
 

@@ -91,7 +91,7 @@ class MaintainPump:
         keep_from = f"{now_ms - int(self._retention_events_s * 1000)}-0"
         dropped = 0
         await fade(self._db, [raw.decode() for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1)])
-        for raw in await self._db.run("ZRANGE", keys.RETAILERS, 0, -1):
+        for raw in [*await self._db.run("ZRANGE", keys.RETAILERS, 0, -1), keys.CANARY.encode()]:
             dropped += await self._retention.trim(RetailerId(raw.decode()), keep_from)
         oldest = f"{now_ms - int(self._retention_audit_s * 1000)}-0"
         for owner in [*await self._db.run("ZRANGE", keys.RETAILERS, 0, -1), OPERATOR.encode()]:

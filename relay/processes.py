@@ -27,11 +27,16 @@ class Child:
 class Group:
     """Starts children, hands on each line they write, restarts one that dies, and stops all of them.
 
-    `status` is 2 when a child ended for a mistake in its set-up, which ends them all."""
+    `status` is 2 when a child ended for a mistake in its set-up, which ends them all. Lines are those on standard
+    error, with `all_output` those on standard output too, which otherwise is the parent's own."""
 
-    def __init__(self, children: Sequence[Child], on_line: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, children: Sequence[Child], on_line: Callable[[str, str], None], *, all_output: bool = False
+    ) -> None:
         self._children = children
         self._on_line = on_line
+        self._stdout = asyncio.subprocess.PIPE if all_output else None
+        self._stderr = asyncio.subprocess.STDOUT if all_output else asyncio.subprocess.PIPE
         self._stopping = asyncio.Event()
         self.running: dict[str, asyncio.subprocess.Process] = {}
         self.restarts = 0
@@ -65,13 +70,15 @@ class Group:
                 sys.executable,
                 *child.arguments,
                 env={**os.environ, **child.environment},
-                stderr=asyncio.subprocess.PIPE,
+                stdout=self._stdout,
+                stderr=self._stderr,
                 limit=1024 * 1024,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
             self.running[child.name] = process
-            assert process.stderr is not None
-            async for line in process.stderr:
+            lines = process.stdout or process.stderr
+            assert lines is not None
+            async for line in lines:
                 self._on_line(child.name, line.decode("utf-8", "replace").rstrip())
             status = await process.wait()
             if self._stopping.is_set():

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from relay import metrics
 from relay.errors import StoreUnavailable
-from relay.store.redis import open_client
+from relay.store.connecting import Security, open_client
 
 #: A ring that nobody heard dies after this long (ms): what is due is rung again by the sweep.
 RING_EXPIRES_MS = 600_000
@@ -38,9 +38,9 @@ def deserialize(raw: bytes) -> dict[str, Any]:
     return job
 
 
-def open_pool(url: str, kind: str) -> ArqRedis:
+def open_pool(url: str, kind: str, security: Security | None = None) -> ArqRedis:
     """arq's client over the relay's own connection options (timeouts, keepalive, retries, TLS host check)."""
-    pool = open_client(url, ArqRedis)
+    pool = open_client(url, ArqRedis, security)
     assert isinstance(pool, ArqRedis)
     pool.job_serializer = serialize
     pool.job_deserializer = deserialize

@@ -77,6 +77,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("there is no such file")
+    return text
+
+
 def _header(text: str) -> str:
     if not re.fullmatch(r"[!-~](?:[ -~]{0,198}[!-~])?", text):
         raise ValueError("write printable ASCII: it becomes a header")
@@ -120,7 +126,17 @@ class Setting:
 
 TABLE: Mapping[str, Setting] = {
     "redis_url": Setting(
-        _url("redis", "rediss", "redis+sentinel", "unix"), None, "the store; unset: the embedded one, where allowed"
+        _url("redis", "rediss", "redis+sentinel", "rediss+sentinel", "unix"),
+        None,
+        "the store; unset: the embedded one, where allowed",
+    ),
+    "redis_ca_file": Setting(_file, None, "TLS: PEM file of the authorities that Redis's certificate is checked by"),
+    "redis_cert_file": Setting(_file, None, "TLS: PEM file of the relay's own certificate, where Redis asks for one"),
+    "redis_key_file": Setting(_file, None, "TLS: PEM file of its key"),
+    "redis_sentinel_username": Setting(str, None, "account on the Sentinels; unset: the default one"),
+    "redis_sentinel_password": Setting(str, None, "its password", secret=True),
+    "redis_unsafe": Setting(
+        _flag, "0", "1: run although Redis may lose or evict data, or does not say that it will not"
     ),
     "upstream_url": Setting(_url("https", "http"), "https://connect.instacart.com", "the upstream API"),
     "upstream_dialect": Setting(
@@ -158,6 +174,12 @@ TABLE: Mapping[str, Setting] = {
     "host": Setting(str, "127.0.0.1", "address that the API listens on"),
     "port": Setting(_whole(0, 65535), "8080", "port of the API"),
     "metrics_port": Setting(_whole(0, 65535), "9102", "port of a worker's /metrics, /livez and /readyz; 0: none"),
+    "canary": Setting(_flag, "0", "1: a synthetic change goes the whole way, again and again, and is measured"),
+    "canary_every": Setting(duration, "60s", "how often"),
+    "canary_port": Setting(_whole(1, 65535), "9103", "port of the canary's upstream and receiver, in maintain workers"),
+    "canary_url": Setting(
+        _url("http"), None, "under which address poll and deliver workers reach that port; unset: on this machine"
+    ),
     "log_format": Setting(_choice("json", "console"), "json", "how log lines look"),
     "log_level": Setting(_choice("debug", "info", "warning", "error"), "info", "least severe lines that are written"),
     "lease": Setting(duration, "15s", "how long a claimed order, an owned subscription or a pump slot is held"),
@@ -191,6 +213,12 @@ class Settings:
     """Every setting, read and checked. Durations are seconds. Secrets do not show in `repr`."""
 
     redis_url: str | None = field(default=None, repr=False)
+    redis_ca_file: str | None = None
+    redis_cert_file: str | None = None
+    redis_key_file: str | None = None
+    redis_sentinel_username: str | None = None
+    redis_sentinel_password: str | None = field(default=None, repr=False)
+    redis_unsafe: bool = False
     upstream_url: str = "https://connect.instacart.com"
     upstream_dialect: str = "specification"
     upstream_retailer_id: str | None = None
@@ -219,6 +247,10 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     metrics_port: int = 9102
+    canary: bool = False
+    canary_every: float = 60.0
+    canary_port: int = 9103
+    canary_url: str | None = None
     log_format: str = "json"
     log_level: str = "info"
     lease: float = 15.0
@@ -288,8 +320,14 @@ def _contradictions(settings: Settings) -> list[Problem]:
         refuse("slice", "a pump works at most 60s at a time")
     if settings.lease < 1:
         refuse("lease", "a lease lasts at least 1s")
+    if settings.canary_every < 1:
+        refuse("canary_every", "the canary flies once a second at most")
     if (settings.upstream_client_id is None) != (settings.upstream_client_secret is None):
         refuse("upstream_client_secret", "give the client id and its secret together")
+    if (settings.redis_cert_file is None) != (settings.redis_key_file is None):
+        refuse("redis_key_file", "give the client certificate and its key together")
+    if settings.redis_sentinel_username is not None and settings.redis_sentinel_password is None:
+        refuse("redis_sentinel_password", "a Sentinel user has a password")
     if settings.master_keys is not None:
         try:
             parse_master_keys(settings.master_keys)

@@ -1,6 +1,5 @@
 """A real Valkey for every test process, empty for every test."""
 
-import socket
 from collections.abc import Iterator
 
 import hypothesis
@@ -10,6 +9,7 @@ import structlog
 
 from relay.embedded import EmbeddedStore
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support.workers import unused_ports
 
 # The machine is small and noisy: no test fails for being slow, and failures are the same on every machine.
 hypothesis.settings.register_profile(
@@ -53,7 +53,4 @@ def vault(master_keys: str) -> Vault:
 @pytest.fixture
 def unused_port() -> int:
     """A TCP port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return unused_ports(1)[0]

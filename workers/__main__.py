@@ -5,20 +5,26 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 import uvloop
 
 from relay import __version__, logs, metrics
+from relay.canary import Canary, retire
 from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS, READ_LIMIT
 from relay.sampling import Sampler
 from relay.serving import serve
 from relay.settings import Settings, load
+from relay.store import keys
+from relay.store.connecting import security_of
 from relay.store.redis import wait_until_up
+from relay.store.subscriptions import Subscriptions
 from relay.vitals import Vitals
-from workers.context import open_process
+from relay.watching import Watch
+from workers.context import Process, open_process
 from workers.health import health_app
 from workers.supervisor import Pulse, slots, supervise
 
@@ -55,23 +61,43 @@ async def _pump(kinds: tuple[str, ...], settings: Settings, vitals: Vitals, puls
         metrics.arq_read_limit.set(READ_LIMIT)
         for kind in kinds:
             metrics.pump_slots.labels(kind).set(slots(kind, settings))
-        pumping = [
+        ending = [
             asyncio.create_task(supervise(kind, process, vitals.draining, pulse)) for kind, pulse in pulses.items()
         ]
-        tasks = list(pumping)
         if "maintain" in kinds:
-            tasks.append(asyncio.create_task(Sampler(process.db, process.ringer).run(vitals.draining)))
+            ending.append(asyncio.create_task(Sampler(process.db, process.ringer).run(vitals.draining)))
+        watch = Watch(process.db, process.pressure)
+        watching = asyncio.create_task(watch.run())
+        tasks = [*ending, watching]
+        if "maintain" in kinds:
+            tasks += await _canary(process, vitals.draining)
         log.info("worker.started", kinds=list(kinds), pid=os.getpid())
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            await asyncio.gather(*tasks)
+            await asyncio.gather(*ending)
         finally:
+            watch.stop()
+            await asyncio.wait({watching})
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     log.info("worker.stopped", kinds=list(kinds))
+
+
+async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Task[None]]:
+    """The canary's tasks; where it is off, what it left behind goes."""
+    settings = process.settings
+    if not settings.canary:
+        with suppress(StoreUnavailable):  # the next start finds it as well
+            if await process.db.run("EXISTS", keys.CANARY_STATE):
+                await retire(process.db, process.orders, Subscriptions(process.db, process.vault))
+                await process.db.run("DEL", keys.CANARY_STATE)
+        return []
+    canary = Canary(process.db, process.vault, process.orders, settings)
+    serving = serve(canary, settings.host, settings.canary_port, lambda port: None)
+    return [asyncio.create_task(serving), asyncio.create_task(canary.run(draining))]
 
 
 async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:
@@ -80,7 +106,7 @@ async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:
     while not draining.is_set():
         try:
             assert settings.redis_url is not None
-            await wait_until_up(settings.redis_url, 5.0)
+            await wait_until_up(settings.redis_url, 5.0, security_of(settings))
             return
         except StoreUnavailable as error:
             structlog.get_logger("workers").warning("worker.waiting_for_redis", error=error.detail, pause_s=pause)
@@ -114,7 +140,8 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise
-        where = f"{settings.host}:{settings.metrics_port}"
+        ports = [settings.metrics_port, *([settings.canary_port] if settings.canary else [])]
+        where = " or ".join(f"{settings.host}:{port}" for port in ports)
         print(f"relay worker: cannot serve metrics on {where}: {error.strerror}", file=sys.stderr)
         return 2
     return 0

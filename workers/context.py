@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from relay import canary
 from relay.access import TokenBroker, credential_source
 from relay.clock import Clock
 from relay.delivering import DeliverPump
@@ -16,6 +17,7 @@ from relay.guard import Guard, GuardedEngine, allowances
 from relay.maintaining import MaintainPump
 from relay.model.congestion import Concurrency
 from relay.model.lifecycle import Policy
+from relay.model.pressure import Pressure
 from relay.polling import PollPump
 from relay.polling.planner import Planner
 from relay.polling.policy import policy_of
@@ -26,8 +28,10 @@ from relay.settings import Settings
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
+from relay.store.connecting import security_of
 from relay.store.decisions import Decisions
 from relay.store.deliveries import Deliveries
+from relay.store.layout import agree
 from relay.store.log import Log
 from relay.store.orders import Orders
 from relay.store.recoveries import Recoveries
@@ -35,6 +39,7 @@ from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.retention import Retention
 from relay.store.sealed import check_master_keys
+from relay.store.server import admit
 from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
 from relay.upstream.client import HttpUpstream
@@ -52,7 +57,7 @@ class Process:
     vault: Vault
     upstream_engine: FastEngine
     delivery_engine: GuardedEngine
-    upstream: HttpUpstream
+    upstream: canary.CanaryUpstream
     broker: TokenBroker
     orders: Orders
     arms: Arms
@@ -65,6 +70,7 @@ class Process:
     slots: Slots
     ringer: Ringer
     clock: Clock
+    pressure: Pressure
 
     def pump(self, kind: str) -> PollPump | DeliverPump | MaintainPump:
         """A pump of one kind, for one slice."""
@@ -81,13 +87,14 @@ class Process:
             limits=limits,
             planner=self.planner,
             concurrency=self.concurrency,
+            pressure=self.pressure,
         )
 
     def deliver_pump(self) -> DeliverPump:
         settings = self.settings
         return DeliverPump(
             Stores(self.deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db)),
-            Sender(self.delivery_engine),
+            Sender(canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)),
             self.bells,
             clock=self.clock,
             schedule=settings.schedule,
@@ -123,8 +130,9 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     assert settings.redis_url is not None
     assert settings.master_keys is not None
     vault = Vault(parse_master_keys(settings.master_keys))
-    db = Db(open_client(settings.redis_url))
-    pool = open_pool(settings.redis_url, "poll")
+    security = security_of(settings)
+    db = Db(open_client(settings.redis_url, security=security))
+    pool = open_pool(settings.redis_url, "poll", security)
     upstream_engine = FastEngine(deadline=settings.upstream_timeout)
     delivery_engine = GuardedEngine(
         Guard(allowances(settings)), deadline=settings.delivery_timeout, proxy=settings.egress_proxy
@@ -132,12 +140,15 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     token_http = httpx.AsyncClient(
         transport=EngineTransport(upstream_engine), base_url=settings.upstream_url, trust_env=False
     )
-    upstream = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    real = HttpUpstream(settings.upstream_url, upstream_engine, open_dialect(settings))
+    upstream = canary.CanaryUpstream(real, upstream_engine, settings)
     policy = policy_of(settings)
     orders = Orders(db, vault, policy.resources)
     arms = Arms(db, scale=policy.cadence.scale)
     tokens = Tokens(token_http, StoredTokens(db, vault))
     try:
+        await admit(db, unsafe=settings.redis_unsafe)
+        await agree(db)
         await check_master_keys(db, vault)
         yield Process(
             settings=settings,
@@ -158,6 +169,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
             slots=Slots(db),
             ringer=Ringer(pool),
             clock=Clock(),
+            pressure=Pressure(),
         )
     finally:
         await upstream.aclose()

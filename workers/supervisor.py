@@ -15,11 +15,12 @@ from typing import Any
 import structlog
 from arq import cron, func
 from arq.worker import Worker
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from relay import metrics
 from relay.queue import READ_LIMIT, deserialize, open_pool, queue_name, serialize
 from relay.settings import Settings
+from relay.store.connecting import security_of
 from workers.context import Process
 from workers.pumps import ensure_maintained, pump
 
@@ -56,7 +57,10 @@ class PulsingWorker(Worker):
 
     async def heart_beat(self) -> None:
         self.pulse.turn()
-        await super().heart_beat()
+        try:
+            await super().heart_beat()
+        except OutOfMemoryError:  # arq's health key finds no room: no reason to end the pumps that drain
+            structlog.get_logger("workers").warning("worker.redis_full")
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
         if result_data is not None and "job expired" in str(deserialize(result_data).get("r")):
@@ -117,7 +121,7 @@ async def supervise(kind: str, process: Process, draining: asyncio.Event, pulse:
 async def _run_once(kind: str, process: Process, draining: asyncio.Event, pulse: Pulse) -> str:
     """One life of arq's worker; says why it ended."""
     assert process.settings.redis_url is not None
-    pool = open_pool(process.settings.redis_url, kind)
+    pool = open_pool(process.settings.redis_url, kind, security_of(process.settings))
     worker = PulsingWorker(
         redis_pool=pool, ctx={"process": process, "draining": draining}, **worker_settings(kind, process)
     )

@@ -25,7 +25,16 @@ from relay.api.deps import Call, Deps, Reply
 from relay.api.observability import PROBES, probes
 from relay.api.problems import problem
 from relay.api.routes import OPERATIONS, OPERATOR, Operation
-from relay.errors import Forbidden, InvalidInput, NotFound, RateLimited, RelayError, StoreUnavailable, Unauthorized
+from relay.errors import (
+    STORE_FULL,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    RelayError,
+    StoreUnavailable,
+    Unauthorized,
+)
 from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
@@ -35,6 +44,7 @@ from relay.vitals import Vitals
 _REJECTED = {"unauthorized": "auth", "body_too_large": "size", "store_unavailable": "redis"}
 _CLASSES = {number: f"{number}xx" for number in range(1, 6)}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_FREEING = ("GET", "DELETE")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -108,6 +118,13 @@ def _permit(caller: Caller, operation: Operation) -> None:
             raise Forbidden(f"the key lacks the scope {operation.scope}", code="missing_scope")
 
 
+def _admit(call: Call, operation: Operation) -> None:
+    """What would fill a nearly full Redis further waits; reading, deleting and disabling go on."""
+    if call.deps.pressure.shedding and operation.method not in _FREEING and operation.name != "disableSubscription":
+        metrics.http_rejected.labels("overload").inc()
+        raise StoreUnavailable("the store is nearly full: nothing new is taken", code=STORE_FULL)
+
+
 async def _answer(call: Call, operation: Operation) -> Response:
     """Permit, read, do, and write down what was done or refused where the operation is one that is audited."""
     try:
@@ -115,11 +132,14 @@ async def _answer(call: Call, operation: Operation) -> Response:
     except Forbidden as error:
         await audit.denied(call, operation.name, error.code)
         raise
+    _admit(call, operation)
     try:
         raw = await bodies.read(call.request, operation.limit) if operation.body is not None else b""
         body = bodies.parse(raw, operation.body) if operation.body is not None else None
         return await _answer_once(replace(call, body=body), operation, raw)
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        if error.code == STORE_FULL:
+            call.deps.pressure.refused()
         raise
     except RelayError as error:
         if operation.audit is not None:

@@ -9,6 +9,7 @@ from relay.actions import Actions
 from relay.errors import NotFound
 from relay.guard import Guard
 from relay.model.orders import RetailerId
+from relay.model.pressure import Pressure
 from relay.sender import Sender
 from relay.settings import Settings
 from relay.store.arms import Arms
@@ -47,6 +48,7 @@ class Deps:
     pauses: Pauses
     audit: AuditLog
     limits: Limits
+    pressure: Pressure = field(default_factory=Pressure)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import msgspec
 from starlette.responses import Response
 
 from relay.errors import (
+    STORE_FULL,
     Conflict,
     Forbidden,
     Gone,
@@ -41,6 +42,8 @@ _BY_CODE = {
 }
 #: Seconds after which a client may come again when the store is away.
 RETRY_AFTER = 2
+#: The same when it is full: memory is freed by retention, or by people.
+RETRY_AFTER_FULL = 10
 
 
 def problem(error: RelayError, request_id: str) -> Response:
@@ -52,7 +55,10 @@ def problem(error: RelayError, request_id: str) -> Response:
         status = {401: 409, 403: 409}.get(error.status, error.status)
     if isinstance(error, UpstreamRefused) and error.status == 429:
         status = 429
-    detail = "the store is not available; try again" if isinstance(error, StoreUnavailable) else error.detail
+    detail = error.detail
+    if isinstance(error, StoreUnavailable):
+        away = "the store is not available; try again"
+        detail = "the store is nearly full; try again later" if error.code == STORE_FULL else away
     document: dict[str, Any] = {
         "type": f"about:blank#{error.code}",
         "title": title,
@@ -65,7 +71,7 @@ def problem(error: RelayError, request_id: str) -> Response:
         document["errors"] = [{"pointer": p.pointer, "code": p.code, "detail": p.detail} for p in error.problems]
     headers = {}
     if status == 503:
-        headers["retry-after"] = str(RETRY_AFTER)
+        headers["retry-after"] = str(RETRY_AFTER_FULL if error.code == STORE_FULL else RETRY_AFTER)
     if isinstance(error, RateLimited):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     elif status == 429:

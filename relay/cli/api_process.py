@@ -9,6 +9,7 @@ from relay.cli.composition import open_api
 from relay.errors import StoreUnavailable
 from relay.serving import serve
 from relay.settings import Settings
+from relay.store.connecting import Security, security_of
 from relay.store.redis import wait_until_up
 from relay.vitals import Vitals
 
@@ -40,7 +41,7 @@ async def _work(
     bound: asyncio.Future[int],
 ) -> None:
     assert settings.redis_url is not None
-    waiting = asyncio.create_task(wait_for_redis(settings.redis_url))
+    waiting = asyncio.create_task(wait_for_redis(settings.redis_url, security_of(settings)))
     asked = asyncio.create_task(vitals.draining.wait())
     try:
         await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,12 +65,12 @@ async def _work(
         await asyncio.gather(waiting, asked, return_exceptions=True)
 
 
-async def wait_for_redis(url: str) -> None:
+async def wait_for_redis(url: str, security: Security) -> None:
     """A service waits for its store, with back-off; only a command gives up."""
     pause = 0.25
     while True:
         try:
-            await wait_until_up(url, 5.0)
+            await wait_until_up(url, 5.0, security)
             return
         except StoreUnavailable as error:
             structlog.get_logger("relay").warning("waiting_for_redis", error=error.detail, pause_s=pause)

@@ -18,10 +18,12 @@ from relay.model.orders import RetailerId
 from relay.settings import Settings, duration
 from relay.store import sealed
 from relay.store.audit import Action, AuditLog
+from relay.store.connecting import Security, security_of
 from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.redis import Db, open_client, wait_until_up
 from relay.store.retailers import OPERATOR, SCOPES, Retailers
+from relay.store.server import findings, read
 from relay.vault import Vault, generate_master_key, parse_master_keys
 
 #: Who the audit log says it was: somebody with access to the store itself.
@@ -43,8 +45,9 @@ class Store:
 async def _open(settings: Settings) -> AsyncIterator[Store]:
     if settings.redis_url is None:
         raise InvalidSettings("this command needs RELAY_REDIS_URL")
-    await wait_until_up(settings.redis_url, REDIS_WITHIN)
-    db = Db(open_client(settings.redis_url))
+    security = security_of(settings)
+    await wait_until_up(settings.redis_url, REDIS_WITHIN, security)
+    db = Db(open_client(settings.redis_url, security=security))
     try:
         vault = Vault(parse_master_keys(settings.master_keys or generate_master_key("none")))
         if settings.master_keys is not None:
@@ -241,7 +244,7 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     if settings.redis_url is None:
         found.append((True, "RELAY_REDIS_URL is not set: `relay up` uses the embedded store"))
     else:
-        found += await _redis_findings(settings.redis_url)
+        found += await _redis_findings(settings.redis_url, security_of(settings))
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             answer = await client.get(settings.upstream_url + "/v2/post_checkout/orders/relay-check/handling")
@@ -251,24 +254,20 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     return found
 
 
-async def _redis_findings(url: str) -> list[tuple[bool, str]]:
+async def _redis_findings(url: str, security: Security) -> list[tuple[bool, str]]:
     try:
-        await wait_until_up(url, REDIS_WITHIN)
+        await wait_until_up(url, REDIS_WITHIN, security)
     except RelayError as error:
         return [(False, error.detail)]
-    db = Db(open_client(url))
+    db = Db(open_client(url, security=security))
     try:
-        info = await db.client.info()
+        server = await read(db)
+    except RelayError as error:
+        return [(False, error.detail)]
     finally:
         await db.aclose()
-    policy, version = info.get("maxmemory_policy"), str(info.get("redis_version", "0"))
-    return [
-        (True, f"Redis {version} answers"),
-        (int(version.split(".")[0]) >= 7, f"Redis is 7.0 or newer ({version})"),
-        (policy == "noeviction", f"maxmemory-policy is {policy}; it must be noeviction, or promises get evicted"),
-        (info.get("aof_enabled") == 1, "append-only persistence is on (appendonly yes), or a restart loses events"),
-        (info.get("cluster_enabled", 0) == 0, "no cluster: arq's transactions span slots"),
-    ]
+    found = [(ok, text if ok else f"{code}: not so: {text}") for code, ok, text in findings(server)]
+    return [(True, f"Redis {server.version} answers"), *found]
 
 
 def _print(options: argparse.Namespace, rows: list[Any], line: Callable[[Any], str]) -> None:

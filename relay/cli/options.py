@@ -1,11 +1,18 @@
-"""Flags that several commands share: every setting is also a `--flag`."""
+"""What several commands share: every setting is also a `--flag`, and a no of the API is an error."""
 
 import argparse
 import os
 from pathlib import Path
 from typing import Any
 
+from relay.errors import RelayError
 from relay.settings import TABLE, Settings, load
+
+
+class Refused(RelayError):
+    """The API said no; the text is the problem's. Exit status 1."""
+
+    code = "refused"
 
 
 def command(commands: Any, name: str, about: str, example: str, run: Any) -> argparse.ArgumentParser:

@@ -10,18 +10,12 @@ from typing import Any
 
 import httpx
 
-from relay.cli.options import add_settings, command, read_settings
-from relay.errors import InvalidInput, InvalidSettings, RelayError
+from relay.cli.options import Refused, add_settings, command, read_settings
+from relay.errors import InvalidInput, InvalidSettings
 from relay.settings import duration
 
 #: Seconds between looks at a recovery that runs.
 _LOOK_EVERY = 0.5
-
-
-class Refused(RelayError):
-    """The API said no; the text is the problem's."""
-
-    code = "refused"
 
 
 class Api:

@@ -24,6 +24,7 @@ from relay.serving import run_until_signal, serve
 from relay.settings import Settings
 from relay.simulator.app import SimulatorConfig
 from relay.simulator.server import run as run_simulator
+from relay.store.connecting import security_of
 from relay.vault import generate_master_key
 from relay.vitals import Vitals
 
@@ -122,8 +123,7 @@ def _up(options: argparse.Namespace) -> int:
     given = environment(options)
     if settings.redis_url is not None:
         _need(settings, "up", "master_keys", "admin_key")
-        wait_for = settings.redis_url
-        return int(uvloop.run(_run_group(settings, given, wait_for)))
+        return int(uvloop.run(_run_group(settings, given, settings.redis_url)))
     folder = Path(settings.data)
     with EmbeddedStore(folder) as store:
         given |= {"RELAY_REDIS_URL": store.url, **_kept_keys(settings, folder)}
@@ -150,7 +150,7 @@ def _kept_keys(settings: Settings, folder: Path) -> dict[str, str]:
 
 async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) -> int:
     """API and workers until SIGTERM or SIGINT; the exit status."""
-    await wait_for_redis(redis_url)
+    await wait_for_redis(redis_url, security_of(settings))
     children = [Child("api", ["-m", "relay", "api"], given), Child("worker", ["-m", "workers", "all"], given)]
     group = Group(children, lambda name, line: print(line, file=sys.stderr, flush=True))
     running = asyncio.create_task(group.run())

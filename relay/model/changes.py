@@ -68,8 +68,8 @@ class Detection:
 def detect(stored: JsonObject, reading: Reading, missing: frozenset[str], *, chat_may_expire: bool) -> Detection:
     """Compare a reading with the last committed value of its resource.
 
-    `missing` holds the keys that the previous reading lacked. With `chat_may_expire` (the order is over) an empty or
-    expired chat is no deletion.
+    `missing` holds the keys that the previous reading lacked. An expired chat is no deletion, nor, with
+    `chat_may_expire` (the order is over), an empty one.
     """
     if reading.resource not in _KINDS:
         return Detection(order_changes(stored, reading.value, reading.resource), reading.value, frozenset())
@@ -137,7 +137,7 @@ def _collection_changes(
     resource, listed = reading.resource, reading.resource.value
     kind = _KINDS[resource]
     old, new = keyed(stored.get(listed)), keyed(reading.value.get(listed))
-    expired = resource is Resource.MESSAGES and chat_may_expire and (not new or _is_expired(reading.value))
+    expired = resource is Resource.MESSAGES and (_is_expired(reading.value) or (chat_may_expire and not new))
     lacked = frozenset(old.keys() - new.keys()) if not expired else frozenset()
     # A twin whose fellow is still there goes at once: kept back, it would change which of them has which key.
     present = {_key(entry) for entry in new.values()}

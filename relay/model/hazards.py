@@ -21,8 +21,8 @@ CELLS = len(EDGES) - 1
 PRIOR = 1 / 120
 #: How many changes a parent's word is worth to a cell, and 1 to a retailer's tempo and to the mean weight.
 CELL_WEIGHT, TEMPO_WEIGHT, MEAN_WEIGHT = 3.0, 20.0, 20.0
-#: The exponent of the delay in the index: 1 minimises the mean, more shortens the tail (docs/performance.md).
-POWER = 1.8
+#: The exponent of the delay in the index: 1 minimises the mean, more is fairer to rare changes (docs/performance.md).
+POWER = 1.2
 
 
 def _zeros() -> list[float]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.model import events
-from relay.model.cadence import Cadence
+from relay.model.cadence import Cadence, stage_of
 from relay.model.causes import NO_DECISIONS, Decisions, attribute
 from relay.model.changes import Detection, detect, order_changes
 from relay.model.events import Event
@@ -164,7 +164,7 @@ def _is_over(state: OrderState, policy: Policy) -> bool:
     """Everything was read after the terminal status was first seen, status and chat once more late, and nothing awaits
     a second look."""
     since = state.terminal_since_ms
-    if since is None or not state.started or any(state.missing.values()):
+    if since is None or not state.started or any(state.missing.get(one) for one in Resource if one not in state.off):
         return False
     return all(_read_late_enough(state, since, resource, policy) for resource in policy.resources)
 
@@ -213,15 +213,21 @@ def _terminal_delays(
     before: OrderState, after: OrderState, resource: Resource, policy: Policy
 ) -> dict[Resource, int | None]:
     since = after.terminal_since_ms or 0
-    if before.terminal_since_ms is None:
+    confirm_ms = max(policy.confirm_after_ms, policy.cadence.again_ms())
+    if before.terminal_since_ms is None or not before.started:
         beside = dict.fromkeys((Resource.LOCATION, Resource.PICKUP), None)
-        return {**beside, **dict.fromkeys(policy.resources, policy.confirm_after_ms)}
+        return {**beside, **dict.fromkeys(policy.resources, confirm_ms)}
     if after.missing.get(resource):
         return {resource: policy.cadence.again_ms()}
-    if resource not in (policy.status_in, Resource.MESSAGES):
+    if resource not in policy.resources:
         return {resource: None}
-    # The late look, or one more for the status when others are still being confirmed.
-    return {resource: max(policy.confirm_after_ms, since + policy.late_ms - after.read_at_ms[resource])}
+    if resource not in (policy.status_in, Resource.MESSAGES):
+        # What was on its way when the terminal status was committed began before it, and confirms nothing.
+        return {resource: None if _read_late_enough(after, since, resource, policy) else confirm_ms}
+    # The late look, or one more when others are still being confirmed: the longer that takes, the rarer.
+    read_at = after.read_at_ms[resource]
+    most_ms = round(policy.cadence.bounds(resource, stage_of(after.snapshot.status))[1] * 1000)
+    return {resource: max(confirm_ms, since + policy.late_ms - read_at, min((read_at - since) // 2, most_ms))}
 
 
 def refuse(

@@ -139,8 +139,8 @@ class Trouble:
 class OrderState:
     """An order with everything that was committed for it.
 
-    `version` counts commits, `sequence` events. `read_at_ms` holds, per resource, when the request of the
-    committed reading started. `missing` holds keys of items or messages that one reading lacked and a second
+    `version` grows with every commit, `sequence` counts events. `read_at_ms` holds, per resource, when the request of
+    the committed reading started. `missing` holds keys of items or messages that one reading lacked and a second
     has not confirmed yet. `terminal_since_ms` is the start of the first reading that showed a terminal status.
     `off` holds resources that upstream does not show for this order, for good (a capability, not a fault).
     """

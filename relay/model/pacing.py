@@ -10,6 +10,11 @@ the square-root rule, which minimises the mean delay for a budget. A *pool* is o
 credential. The threshold scales with (arms / budget)^(p + 1), so that a budget cut by ten, or a wave of orders, takes
 effect at once; the factor left is learnt from how much later, or earlier, than planned polls happen.
 
+That alone leaves a long tail: of a change noticed later than the tail T, how much later hardly matters to whoever
+counts late ones. So a change that is kept waiting beyond T costs extra, once: the index jumps by `LATE` times what it
+would be for the arm's mean hazard when t passes T. Arms whose interval would be somewhat longer than T are then polled
+at T, the rare ones beyond somewhat sooner than otherwise, and all pay by a higher threshold.
+
 Due arms stand in classes by the length of their interval (octaves). The arm that is latest relative to its interval
 has the largest index, and within a class that is the one that was due first: so one look at each class's head finds it.
 """
@@ -34,6 +39,10 @@ NARROWEST = 0.25
 EARLY = 0.5
 #: Mean interval of an arm (seconds) where no budget is set.
 UNLIMITED_INTERVAL = 20.0
+#: The tail begins at this share of the mean interval that the budget pays for (uniform polling has its p95 at 0.95).
+TAIL = 0.45
+#: What being late costs beside the delay, as a multiple of the index at the tail's beginning.
+LATE = 6.0
 #: How much of a retailer's share of a common budget is the same for all; the rest goes by numbers of orders.
 GUARANTEED = 0.5
 #: How much of its budget a credential may spend for what has to be read at the latest (the ceilings).
@@ -85,6 +94,17 @@ class Forecast:
         return self.stretch <= 1.0
 
 
+def timely(seconds: float, tail: float) -> float:
+    """The interval when being later than `tail` costs extra, of an arm that would have this one otherwise.
+
+    With q = POWER + 1, its hazard is about threshold q / seconds^q, so the jump is `LATE` tail^q threshold / seconds^q,
+    and what is left of the threshold is reached at (seconds^q - LATE tail^q)^(1/q), though not before the jump."""
+    if seconds <= tail:
+        return seconds
+    q = POWER + 1
+    return tail * math.pow(max(1.0, math.pow(seconds / tail, q) - LATE), 1 / q)
+
+
 def stretch(pool: Pool, needed: float) -> float:
     """By how much a pool's ceilings are lengthened when its credential needs so many requests a second for them."""
     if pool.budget <= 0:
@@ -119,10 +139,11 @@ class Pacing:
         """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
         time since its last known change; ceilings are lengthened by `stretch`."""
         scale = self._cadence.scale
-        threshold = math.exp(factor) * math.pow(self.mean_interval(pool) / scale, POWER + 1)
+        mean = self.mean_interval(pool)
+        threshold = math.exp(factor) * math.pow(mean / scale, POWER + 1)
         tempo = self.hazards.tempo(retailer_id, resource.value).factor
         hazards = self.hazards.of(resource.value, stage)
-        seconds = reach(hazards, max(0.0, age_s / scale), threshold / tempo) * scale
+        seconds = timely(reach(hazards, max(0.0, age_s / scale), threshold / tempo) * scale, TAIL * mean)
         low, high = self._cadence.bounds(resource, stage)
         if seconds <= low:
             return Plan(low, HELD)

@@ -25,10 +25,11 @@ from prometheus_client import Gauge, Histogram
 from relay import metrics
 from relay.access import AccessRefused
 from relay.clock import Clock
-from relay.errors import StoreUnavailable
+from relay.errors import STORE_FULL, StoreUnavailable
 from relay.model.congestion import Concurrency
 from relay.model.lifecycle import Policy
 from relay.model.orders import Reading, Resource, Tracking
+from relay.model.pressure import Pressure
 from relay.polling.planner import Planner
 from relay.polling.settler import BATCH, GATHER, Settler
 from relay.polling.verdicts import Verdicts
@@ -87,6 +88,7 @@ class PollPump:
         limits: Limits,
         planner: Planner | None = None,
         concurrency: Concurrency | None = None,
+        pressure: Pressure | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._arms = arms
@@ -98,6 +100,7 @@ class PollPump:
         self._log = structlog.get_logger("relay.polling")
         self._in_flight: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
+        self._pressure = pressure or Pressure()
         self.concurrency = concurrency or Concurrency(limits.concurrency)
         self._durations: dict[Resource, Histogram] = {}
         self._successes: dict[Resource, Gauge] = {}
@@ -120,6 +123,9 @@ class PollPump:
         settling = asyncio.create_task(self._settler.run())
         try:
             while not should_stop():
+                if self._pressure.shedding:  # nothing is claimed, so nothing is asked whose answer could not be kept
+                    await asyncio.sleep(LONGEST_SLEEP)
+                    continue
                 await self._turn()
             await self._drain()
         finally:
@@ -173,6 +179,8 @@ class PollPump:
             self._verdicts.release(arm)
             raise
         except StoreUnavailable as error:
+            if error.code == STORE_FULL:
+                self._pressure.refused()
             log.warning("poll.store_unavailable", error=error.detail)
         except Exception:
             metrics.polls.labels(arm.resource.value, "failed").inc()

@@ -21,6 +21,7 @@ from relay.model.pacing import URGENT
 from relay.model.sightings import happened
 from relay.polling.planner import Planner
 from relay.polling.settler import Settler
+from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import ClaimedArm, Commit, Due, Settlement
@@ -66,7 +67,8 @@ class Verdicts:
         self.count(arm, "unchanged")
         changed_ms = self._planner.read(arm, started_ms)
         due = self._planner.due(arm, arm.stage, changed_ms, started_ms)
-        self._settler.put(Settlement(arm, due, started_ms, validator=validator))
+        compared = f"f{arm.fingerprint.decode()}"
+        self._settler.put(Settlement(arm, due, started_ms, validator=validator, holds=compared))
 
     def release(self, arm: ClaimedArm) -> None:
         """Nothing was asked: the arm is due as before, for whoever goes on."""
@@ -97,7 +99,13 @@ class Verdicts:
                 self.count(arm, "unchanged")
                 changed_ms = self._planner.read(arm, reading.started_ms)
                 due = self._due(arm, step, changed_ms, reading.started_ms)[arm.resource]
-                self._settler.put(Settlement(arm, due, reading.started_ms, fingerprint, validator=validator or "-"))
+                self._settler.put(
+                    Settlement(
+                        *(arm, due, reading.started_ms, fingerprint),
+                        validator=validator or "-",
+                        holds=f"v{state.version}",
+                    )
+                )
                 return
             if await self._commit(arm, reading, step, self._news(arm, reading, step, fingerprint, validator, state)):
                 told = [replace(one, told=True) for one in decided if one.what in step.recognised]
@@ -105,7 +113,7 @@ class Verdicts:
                     await self._decisions.write(arm.retailer_id, arm.order_id, *told)
                 return
         self._log.warning("poll.contended", retailer_id=arm.retailer_id, order_id=arm.order_id)
-        self.release(arm)
+        self._settler.put(Settlement(arm, Due(self._policy.cadence.again_ms(), URGENT)))
 
     async def _decided(self, arm: ClaimedArm) -> list[Decision]:
         """What the retailer had passed on to upstream and this reading may show."""
@@ -152,7 +160,7 @@ class Verdicts:
 
     def _learn(self, arm: ClaimedArm, reading: Reading, step: Step) -> None:
         facts = [event.type for event in step.events if not event.type.startswith("order.tracking_")]
-        if not arm.read_at_ms or not step.state.started:
+        if not arm.read_at_ms or not step.state.started or arm.retailer_id == keys.CANARY:
             return
         metrics.changes.labels(arm.resource.value).inc(len(facts))
         times, told = happened(reading, len(facts), arm.read_at_ms)

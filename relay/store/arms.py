@@ -76,7 +76,7 @@ class Arms:
             read_at: Arg = "" if one.read_at_ms is None else one.read_at_ms
             # cmsgpack in Lua reads strings only: everything here is ASCII or UTF-8 text.
             rows += [arm.member, number, arm.lease, delay, one.due.klass, read_at]
-            rows += [one.fingerprint.decode(), trouble, one.validator]
+            rows += [one.fingerprint.decode(), trouble, one.validator, one.holds]
         for pool_id in learnt or {}:
             numbers.setdefault(pool_id, len(numbers))
         pools = [[*name.split("/", 1), (learnt or {}).get(name, 0), FIRST_FACTOR] for name in numbers]

@@ -64,7 +64,9 @@ Subscriptions
 Running
   bell:<name>            list    wake-up tokens; a pump blocks on them
   slot:<kind>:<n>        string  the pump that runs in this slot (expires)
+  canary                 hash    marker, fetched, seen, seen_ms, refused, subscription, last (relay/canary.py)
   pause:<what>           string  what may not be done again yet, such as a test send (expires)
+  layout                 hash    format: of what the newest release so far wrote, by: that release (store/layout.py)
   scratch                string  shows that Redis takes writes (expires)
   known                  string  a sealed word: shows at start whether the master keys are those of this store
 """
@@ -77,11 +79,16 @@ RETAILERS = f"{PREFIX}retailers"
 CREDENTIALS = f"{PREFIX}creds"
 READY = f"{PREFIX}ready"
 ENDED = f"{PREFIX}ended"
+LAYOUT = f"{PREFIX}layout"
 SUSPENDED = f"{PREFIX}suspended"
 SCRATCH = f"{PREFIX}scratch"
 KNOWN = f"{PREFIX}known"
 HAZARDS = f"{PREFIX}hazards"
 
+CANARY_STATE = f"{PREFIX}canary"
+
+#: The retailer of the canary, and its credential. It stands in no list of retailers.
+CANARY = "ret_canary"
 #: The credential of retailers that have none of their own: the deployment's, from the settings.
 SHARED_CREDENTIAL = "shared"
 

@@ -117,7 +117,9 @@ class Due(msgspec.Struct, frozen=True):
 
 class Settlement(msgspec.Struct, frozen=True):
     """What became of a claimed arm that changed nothing: unchanged (`read_at_ms` set) or refused (`trouble` set).
-    `validator` replaces the stored one (empty: it stands; `-`: there is none any more)."""
+    `validator` replaces the stored one (empty: it stands; `-`: there is none any more). `holds` is what it was decided
+    on: `f` and the fingerprint that the answer was compared with, or `v` and the order's version. When that does not
+    hold any more, the reading says nothing, and the arm is read again at once."""
 
     arm: ClaimedArm
     due: Due
@@ -125,6 +127,7 @@ class Settlement(msgspec.Struct, frozen=True):
     fingerprint: bytes = b""
     trouble: Trouble | None = None
     validator: str = ""
+    holds: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ The hash `order:R:O`:
   c   credential whose budget pays for its polls      r   registered (ms)
   u   upstream user id                                 d   metadata, JSON
   k   the user's token as given, sealed                kv  how often `k` was replaced
-  v   version: commits so far                          q   sequence: events so far
+  v   version: grows with every commit, by chance      q   sequence: events so far
   t   tracking: active, suspended, ended               s   1 once tracking_started was written
   n   snapshot: zlib of JSON [handling, items, messages, details, location, pickup], without nulls at its end
   g   the order's stage in that snapshot (relay/model/cadence.py), with a + while a replacement is pending
@@ -18,6 +18,7 @@ The hash `order:R:O`:
   ex  upstream's validator of the last reading: an entity tag, or `@` and a date
 """
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -44,6 +45,9 @@ from relay.store.order_records import (
 from relay.store.redis import Arg, Db
 from relay.vault import Vault
 
+#: A version grows by up to so much. When Redis lost its last moments, an order goes on from an earlier version; in
+#: steps of one it would soon have the number again on which a commit was decided that is still on its way.
+VERSION_STEP = 1 << 20
 _json = msgspec.json.Encoder()
 
 
@@ -191,7 +195,7 @@ class Orders:
                 keys.live(retailer_id),
             ],
             [
-                *(retailer_id, order_id, before.version),
+                *(retailer_id, order_id, before.version, before.version + random.randint(1, VERSION_STEP)),
                 *(len(fields) // 2, *fields),
                 *(len(arms) // 4, *arms),
                 *(len(commit.events), *events),

@@ -10,14 +10,11 @@ from importlib import resources
 from typing import Any
 
 import redis.asyncio as aioredis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -25,62 +22,14 @@ from redis.exceptions import (
 )
 
 from relay import metrics
-from relay.errors import InvalidSettings, StoreUnavailable
+from relay.errors import STORE_FULL, StoreUnavailable
+from relay.store.connecting import Security
+from relay.store.connecting import open_client as open_client
 
 #: What a lost, restarting, read-only or overloaded Redis looks like from redis-py.
 UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 
 Arg = str | bytes | int | float
-
-
-def connection_options() -> dict[str, Any]:
-    """Options of every connection (arq.md, section 7): bounded waits, keepalive, three retries with back-off."""
-    return {
-        "socket_timeout": 5.0,
-        "socket_connect_timeout": 2.0,
-        "health_check_interval": 15,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
-        "retry_on_error": [ConnectionError, TimeoutError],
-    }
-
-
-def open_client(url: str, client_class: type[aioredis.Redis] = aioredis.Redis) -> aioredis.Redis:
-    """A client for `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port[,host:port]/master[/db]`.
-
-    Raises InvalidSettings when the URL cannot be read. Nothing is connected yet.
-    """
-    options = connection_options()
-    if url.startswith("redis+sentinel://"):
-        return _open_through_sentinel(url, client_class, options)
-    try:
-        parsed: dict[str, Any] = dict(parse_url(url))
-    except ValueError as error:
-        raise InvalidSettings(f"RELAY_REDIS_URL cannot be read: {error}") from None
-    connection_class = parsed.pop("connection_class", aioredis.Connection)
-    if issubclass(connection_class, aioredis.SSLConnection):
-        options["ssl_check_hostname"] = True
-    if not url.startswith("unix://"):
-        options["socket_keepalive"] = True
-    pool = aioredis.ConnectionPool(connection_class=connection_class, **options | parsed)
-    return client_class(connection_pool=pool)
-
-
-def _open_through_sentinel(url: str, client_class: type[aioredis.Redis], options: dict[str, Any]) -> aioredis.Redis:
-    hosts, _, path = url.removeprefix("redis+sentinel://").partition("/")
-    credentials, _, hosts = hosts.rpartition("@")
-    user, _, password = credentials.partition(":")
-    name, _, database = path.partition("/")
-    if not hosts or not name:
-        raise InvalidSettings("RELAY_REDIS_URL: write redis+sentinel://host:port[,host:port]/master[/database]")
-    try:
-        nodes = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
-        options |= {"username": user or None, "password": password or None, "db": int(database or 0)}
-    except ValueError:
-        raise InvalidSettings("RELAY_REDIS_URL: a Sentinel port or the database is not a number") from None
-    sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": 2.0}, **options)  # type: ignore[no-untyped-call]
-    client = sentinel.master_for(name, redis_class=client_class)
-    assert isinstance(client, client_class)
-    return client
 
 
 class Script:
@@ -174,6 +123,8 @@ class Db:
         except UNAVAILABLE as error:
             metrics.redis_errors.labels("unavailable").inc()
             raise StoreUnavailable(f"Redis is not available: {error}") from error
+        except ResponseError as error:  # such as UNBLOCKED: the server became a replica while we waited
+            raise _translated(error) from error
         return None if popped is None else (popped[0].decode(), popped[1].decode())
 
     @property
@@ -193,14 +144,16 @@ def as_dict(answer: Any) -> dict[bytes, bytes]:
 
 def _translated(error: ResponseError) -> Exception:
     text = str(error)
-    if text.startswith(("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING")):
+    if isinstance(error, OutOfMemoryError):  # redis-py takes the code off the text of those it knows
+        return StoreUnavailable(f"Redis is full: {text}", code=STORE_FULL)
+    if text.startswith(("MISCONF", "NOREPLICAS", "READONLY", "LOADING", "UNBLOCKED")):
         return StoreUnavailable(f"Redis refuses to write: {text}")
     return error
 
 
-async def wait_until_up(url: str, seconds: float) -> None:
+async def wait_until_up(url: str, seconds: float, security: Security | None = None) -> None:
     """Return once Redis answers; raise StoreUnavailable with what to check after `seconds`."""
-    client = open_client(url)
+    client = open_client(url, security=security)
     try:
         async with asyncio.timeout(seconds):
             await client.ping()

@@ -21,7 +21,18 @@ from tests.support.rig import eventually, open_rig
 
 COMMANDS = (
     *("demo", "up", "api", "worker", "simulator", "receive", "retailers", "keys", "audit", "check"),
-    *("openapi", "event-types", "orders", "subscriptions", "events", "deliveries", "trigger", "listen"),
+    *(
+        "healthcheck",
+        "provision-demo",
+        "openapi",
+        "event-types",
+        "orders",
+        "subscriptions",
+        "events",
+        "deliveries",
+        "trigger",
+        "listen",
+    ),
 )
 
 

@@ -2,86 +2,21 @@
 
 import asyncio
 import random
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from relay.embedded import EmbeddedStore
-from relay.model.orders import Snapshot, Tracking
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.vault import generate_master_key
-from tests.support.rig import Rig, eventually, open_rig
+from tests.support.rig import eventually, open_rig
+from tests.support.scenes import Scene, open_scene, patiently
 from tests.support.workers import Workers, metric
 
 pytestmark = pytest.mark.timeout(170)
-
-
-@dataclass
-class Scene:
-    rig: Rig
-    simulator: Simulator
-    workers: Workers
-    store: EmbeddedStore
-
-    @property
-    def simulated_all(self) -> bool:
-        self.simulator.tick()
-        return all(order.ended for order in self.simulator.world.orders.values())
-
-    async def ended(self) -> bool:
-        """The relay has seen every order to its end."""
-        names = list(self.simulator.world.orders)
-        states = await asyncio.gather(*(self.rig.state(name) for name in names))
-        return all(state.tracking is Tracking.ENDED for state in states)
-
-    async def prove(self) -> None:
-        """Nothing lost, nothing out of order, the ledger balanced, the receiver's picture that of the upstream."""
-        report = msgspec.to_builtins(self.simulator.report())
-        for order_id, order in report["orders"].items():
-            answers = order["answers"]
-            seen = Snapshot(answers["handling"], answers["items"], answers["messages"])
-            assert self.rig.folds[order_id].differences(seen) == [], order_id
-            assert self.rig.folds[order_id].sequence == (await self.rig.state(order_id)).sequence
-        assert self.rig.receiver.counters.out_of_order == 0
-        assert self.rig.receiver.counters.refused == 0
-        assert self.rig.receiver.gaps() == []
-        audit = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "relay", "audit"],
-            env=self.workers.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert audit.returncode == 0, audit.stdout + audit.stderr
-        assert "the ledger balances" in audit.stdout
-        logged = self.workers.logs.read_text()
-        secrets = [secret.text for secret in self.rig.receiver.secrets] + ["good-token"]
-        secrets.append(self.workers.environment["RELAY_MASTER_KEYS"].partition(":")[2])
-        assert not [secret for secret in secrets if secret in logged or secret.removeprefix("whsec_") in logged]
-
-
-@asynccontextmanager
-async def open_scene(tmp_path: Path, orders: int, speed: float, **settings: str) -> AsyncIterator[Scene]:
-    simulator = Simulator(SimulatorConfig(orders=orders, speed=speed, seed=5, static_token="good-token"))
-    master_keys = generate_master_key("scene")
-    with EmbeddedStore(tmp_path / "store") as store:
-        async with open_rig(store.url, simulator.app, master_keys=master_keys) as rig:
-            workers = Workers(store.url, master_keys, rig.upstream_url, tmp_path / "workers.log", **settings)
-            await rig.subscribe()
-            await rig.track(*simulator.world.orders)
-            try:
-                yield Scene(rig, simulator, workers, store)
-            finally:
-                await asyncio.to_thread(workers.close)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -122,8 +57,8 @@ def test_a_restart_of_redis_ends_no_worker_and_loses_nothing(tmp_path: Path) -> 
             await eventually(_more_receipts(scene), within=25)
             scene.store.restart(kill=True)
             await eventually(_more_receipts(scene), within=25)
-            await eventually(lambda: _patiently(scene.ended), within=60)
-            await eventually(lambda: _patiently(scene.rig.idle), within=30)
+            await eventually(lambda: patiently(scene.ended), within=60)
+            await eventually(lambda: patiently(scene.rig.idle), within=30)
 
             assert worker.poll() is None  # the same process all along
             await scene.prove()
@@ -134,14 +69,6 @@ def test_a_restart_of_redis_ends_no_worker_and_loses_nothing(tmp_path: Path) -> 
 def _more_receipts(scene: Scene) -> Any:
     count = len(scene.rig.receipts)
     return lambda: len(scene.rig.receipts) > count
-
-
-async def _patiently(condition: Any) -> bool:
-    """A condition on a store that may be away just now."""
-    try:
-        return bool(await condition())
-    except Exception:
-        return False
 
 
 def test_sigterm_finishes_what_is_in_flight_within_ten_seconds(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from relay.simulator.faults import parse
 from relay.store import keys
-from tests.e2e.test_crash import Scene, open_scene
 from tests.support.rig import eventually
+from tests.support.scenes import Scene, open_scene
 
 pytestmark = pytest.mark.timeout(max(170, 2 * float(os.environ.get("POLL_SECONDS", "0")) + 300))
 

@@ -81,6 +81,60 @@ def test_the_end_needs_all_three_resources_after_the_terminal_status() -> None:
     assert set(step.delays_ms.values()) == {None}
 
 
+def test_what_was_read_beside_the_terminal_status_confirms_nothing_and_is_read_again() -> None:
+    step = see(make_state(), Resource.HANDLING, make_handling(status="delivered"), 2_000)
+    assert step is not None
+    for at, delay in ((2_000, POLICY.confirm_after_ms), (7_000, None)):
+        step = see(step.state, Resource.ITEMS, {"items": [make_item(status="found")]}, at)
+        assert step is not None
+        assert step.delays_ms == {Resource.ITEMS: delay}
+
+
+def test_an_order_that_is_over_when_it_is_first_read_is_confirmed_like_any_other() -> None:
+    state = OrderState(make_state().retailer_id, make_state().order_id, 1)
+    values = {Resource.HANDLING: make_handling(status="delivered"), Resource.ITEMS: {"items": []}}
+    for at, resource in enumerate((Resource.HANDLING, Resource.ITEMS), start=10):
+        first = see(state, resource, values[resource], at)
+        assert first is not None
+        state = first.state
+    step = see(state, Resource.MESSAGES, {"messages": []}, 12)
+
+    assert step is not None
+    assert [event.type for event in step.events] == ["order.tracking_started"]
+    assert {step.delays_ms[resource] for resource in RESOURCES} == {POLICY.confirm_after_ms}
+
+
+def test_while_the_end_cannot_be_confirmed_the_others_are_read_ever_more_rarely() -> None:
+    """The items are refused for hours, say: nothing is committed but times of reading, and never without a wait."""
+    policy = Policy(confirm_after_ms=0)
+    state, at, waits = make_state(terminal_since_ms=2_000), 2_001, []
+    for _ in range(16):
+        step = observe(
+            state, reading(Resource.HANDLING, make_handling(status="delivered"), at), now_ms=at, policy=policy
+        )
+        assert step is not None
+        delay = step.delays_ms[Resource.HANDLING]
+        assert delay is not None
+        waits.append(delay)
+        state, at = step.state, at + delay
+
+    assert waits[0] == policy.cadence.again_ms()
+    assert waits == sorted(waits)
+    assert sum(waits) > 240_000
+    assert waits[-1] <= 120_000
+
+
+def test_an_entry_that_was_missing_from_a_chat_that_is_switched_off_holds_no_order_up() -> None:
+    state = make_state(terminal_since_ms=1_500, read_at_ms=dict.fromkeys(Resource, 2_000))
+    state = replace(state, missing={Resource.MESSAGES: frozenset({"m-1"})})
+    step = refuse(
+        state, Resource.MESSAGES, "forbidden", "", Trouble("forbidden", "", 0, 2), now_ms=3_000, policy=POLICY
+    )
+
+    assert step is not None
+    assert step.state.tracking is Tracking.ENDED
+
+
 @pytest.mark.parametrize("code", ["timeout", "server_error", "malformed", "nonsense", "throttled", "network"])
 def test_faults_of_upstream_never_suspend(code: str) -> None:
     trouble = Trouble(code, "", 0, 1_000)

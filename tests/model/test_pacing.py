@@ -1,5 +1,6 @@
 """The policy against its closed forms, its bounds, and what it is for: the budget and its shares."""
 
+import math
 import random
 
 import pytest
@@ -14,13 +15,16 @@ from relay.model.pacing import (
     CLASSES,
     FIRST_FACTOR,
     HELD,
+    LATE,
     OCTAVES,
+    TAIL,
     Pacing,
     Pool,
     adjustment,
     forecast,
     klass,
     share,
+    timely,
 )
 from relay.model.sightings import happened, milliseconds
 
@@ -56,6 +60,41 @@ def test_a_budget_cut_by_ten_takes_effect_at_once() -> None:
     assert idle.seconds == 5.0  # the floor
     assert after.seconds == pytest.approx(10 * before.seconds, rel=0.05)
     assert pacing.plan(pool(3_000, 10.0), *arms).seconds == pytest.approx(after.seconds, rel=0.05)
+
+
+@given(st.floats(0.01, 1e4), st.floats(0.01, 1e4), st.floats(1, 10))
+def test_who_would_be_somewhat_late_is_polled_at_the_tail(seconds: float, tail: float, more: float) -> None:
+    q = POWER + 1
+    widest = tail * (1 + LATE) ** (1 / q)
+    found = timely(seconds, tail)
+
+    assert found <= timely(seconds * more, tail) * (1 + 1e-9)
+    if seconds <= tail:
+        assert found == seconds  # the mean's own rule
+    elif seconds <= widest * (1 - 1e-9):
+        assert found == pytest.approx(tail)
+    else:  # the index, with the jump, reaches the same threshold
+        assert tail * (1 - 1e-9) <= found < seconds
+        assert found**q + LATE * tail**q == pytest.approx(max(seconds, widest) ** q, rel=1e-6)
+
+
+def test_stages_that_change_unequally_often_share_the_tail_of_any_budget() -> None:
+    """By the index alone, what changes four times as rarely would be polled about half as often."""
+    pacing, q = Pacing(Hazards(), Cadence(floor=0.001)), POWER + 1
+    for stage, seconds in (("staging", 100.0), ("delivering", 400.0)):
+        for _ in range(500):
+            pacing.hazards.learn("ret_1", "handling", stage, 300.0, 300.0 + seconds, [300.0 + seconds / 2])
+    often = pacing.hazards.of("handling", "staging")[-1]
+    factor = math.log(often * (1.1 * TAIL) ** q / q)
+
+    for rate in (10.0, 1.0):
+        tail = TAIL * 300 / rate
+        staging, delivering = (
+            pacing.plan(pool(300, rate), factor, "ret_1", Resource.HANDLING, stage, 1e5, 1e9).seconds
+            for stage in ("staging", "delivering")
+        )
+        assert staging == pytest.approx(tail)
+        assert delivering == pytest.approx(tail)
 
 
 def test_lateness_lengthens_intervals_and_earliness_shortens_them() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay import metrics
+from relay.model.fold import Fold
 from relay.model.orders import Resource, Tracking
 from tests.support.rig import Answer, Answers, eventually, open_rig
 
@@ -188,6 +189,62 @@ def test_the_end_is_confirmed_and_carries_the_whole_order(redis_url: str) -> Non
             assert events[-1]["data"]["items"] == upstream.items.value["items"]
             assert len(upstream.asked) == asked  # nobody asks for an ended order
             assert (await rig.state()).tracking is Tracking.ENDED
+
+    run(main())
+
+
+def test_an_order_that_lost_its_end_comes_to_it_again(redis_url: str) -> None:
+    """Redis is what it was in the middle of the order's life; upstream has emptied the chat meanwhile."""
+
+    async def main() -> None:
+        upstream = Answers()
+        upstream.messages = Answer({"messages": [{"id": "m-1", "sender": "shopper", "body": "Hello!"}]})
+        async with open_rig(redis_url, upstream) as rig:
+            await rig.track("o-1")
+            rig.poll()
+            await eventually(rig.events)
+            await rig.stop()
+            kept = {name: await rig.db.run("DUMP", name) for name in await rig.db.run("KEYS", "*")}
+            upstream.handling = Answer({"order_id": "o-1", "status": "delivered"})
+            upstream.items = Answer({"items": [{"id": "i-2", "quantity": 1, "status": "found"}]})
+            rig.poll()
+            await eventually(lambda: _has(rig, "order.tracking_ended"))
+            await rig.stop()
+
+            await rig.db.run("FLUSHALL")
+            for name, value in kept.items():
+                await rig.db.run("RESTORE", name, 0, value)
+            assert (await rig.state()).tracking is Tracking.ACTIVE
+            upstream.messages = Answer({"messages": [], "metadata": {"is_expired": True}})
+            pump = rig.poll()
+            await eventually(lambda: _has(rig, "order.tracking_ended"))
+            await rig.stop()
+
+            fold = Fold()
+            for event in await rig.events():
+                fold.take(event)
+            state = await rig.state()
+            assert fold.differences(state.snapshot) == []
+            assert state.snapshot.items == upstream.items.value
+            assert state.snapshot.messages is not None
+            assert [one["id"] for one in state.snapshot.messages["messages"]] == ["m-1"]
+            assert pump.tally["changed"] < 20
+
+    run(main())
+
+
+@pytest.mark.parametrize("last", ["handling", "items", "messages"])
+def test_an_order_that_was_over_before_it_was_read_ends(redis_url: str, last: str) -> None:
+    async def main() -> None:
+        upstream = Answers(handling=Answer({"order_id": "o-1", "status": "delivered"}))
+        upstream.misbehaviour[last] = Answer(status=500)
+        async with open_rig(redis_url, upstream) as rig:
+            await rig.track("o-1")
+            rig.poll()
+            await eventually(lambda: len(upstream.asked) > 5)
+            assert await rig.events() == []
+            upstream.misbehaviour.clear()
+            await eventually(lambda: _has(rig, "order.tracking_ended"))
 
     run(main())
 

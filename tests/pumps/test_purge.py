@@ -17,7 +17,7 @@ from relay.store.retention import Retention
 from relay.store.subscriptions import Subscription
 from relay.store.tokens import StoredTokens
 from tests.pumps.test_delivering import change, received, run
-from tests.support.endpoint import LIMITS, of
+from tests.support.endpoint import LIMITS, circuit_is, of
 from tests.support.orders import make_handling, make_item, make_message
 from tests.support.rig import Rig, eventually, open_rig, serving
 from tests.support.search import places
@@ -107,6 +107,8 @@ def test_nothing_of_a_purged_order_is_left_anywhere(redis_url: str) -> None:
                     await change(rig, "o-2", f"status-{number}")
                 await eventually(lambda: len(rig.receipts) == 6)
                 await eventually(lambda: _parked(rig, parked, 2))
+                # Six lanes of one event each: closed, its lanes would sleep for an hour after the endpoint is mended.
+                await eventually(lambda: circuit_is(rig, alone.id, "open"))
                 await StoredTokens(rig.db, rig.vault).put("shared", "planted-user", b"planted-minted", ttl_s=900)
 
                 kept = await places(rig.db, "planted")

@@ -1,7 +1,11 @@
 """Claims by class and pool, what is learnt together, and the books of orders by stage."""
 
 import asyncio
+import math
+import time
+from bisect import bisect_left
 from collections.abc import Coroutine
+from random import Random
 from typing import Any
 
 import pytest
@@ -134,5 +138,48 @@ def test_a_write_takes_its_turn_in_the_budget(redis_url: str) -> None:
             waits = [await rig.arms.spend("shared", within_ms=1_000) for _ in range(5)]
             assert waits[0] == 0
             assert all(wait is not None and 60 <= wait - 100 * n <= 130 for n, wait in enumerate(waits[1:]))
+
+    run(main())
+
+
+def most_in_a_second(times_ms: list[int]) -> int:
+    """The most of these times that any stretch of 1,000 ms holds."""
+    times = sorted(times_ms)
+    return max(bisect_left(times, at + 1_000) - number for number, at in enumerate(times))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_second_holds_more_grants_than_the_budget_whoever_claims(redis_url: str, seed: int) -> None:
+    """Two workers claim batches of any size at any time, and the budget is cut by ten meanwhile. Exact: what is counted
+    is the send times that the claim script granted, so no stall of the machine can blur them."""
+
+    async def main() -> None:
+        dice = Random(seed)
+        rate = dice.choice([50, 97, 200, 400])
+        granted: list[int] = []
+        async with open_rig(redis_url) as rig:
+            await rig.arms.set_rate("shared", rate)
+            await rig.track(*(f"o-{number}" for number in range(40)))
+
+            async def work(until_s: float) -> None:
+                arms, deadline = Arms(rig.db), time.monotonic() + until_s
+                while time.monotonic() < deadline:
+                    found = (await arms.claim(dice.randint(1, 60), lease_ms=60_000, horizon_ms=100)).arms
+                    granted.extend(arm.send_at_ms for arm in found)
+                    await arms.settle([Settlement(arm, Due(0, OCTAVES), arm.send_at_ms) for arm in found])
+                    await asyncio.sleep(dice.choice([0.0, 0.005, 0.03, 0.15]))
+
+            await asyncio.gather(work(1.5), work(1.5))
+            before = list(granted)
+            assert most_in_a_second(before) <= rate
+            assert len(before) > rate / 2  # it was the budget that bound
+            granted.clear()
+            await rig.arms.set_rate("shared", rate / 10)
+            await asyncio.gather(work(2.5), work(2.5))
+
+            # Of a budget that is no whole number, some second holds the next whole one.
+            assert most_in_a_second(granted) <= math.ceil(rate / 10)
+            assert most_in_a_second(before + granted) <= rate
+            assert min(granted) >= max(before)
 
     run(main())

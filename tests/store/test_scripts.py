@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from relay.maintaining import MaintainPump
-from relay.model.orders import RESOURCES, OrderId, Tracking
+from relay.model.orders import RESOURCES, OrderId, Resource, Tracking
 from relay.queue import Ringer, open_pool
 from relay.store import keys
 from relay.store.bells import Bells
@@ -16,7 +16,7 @@ from relay.store.order_records import Commit, Due, Settlement
 from relay.store.retention import Retention
 from relay.store.slots import Slots
 from tests.pumps.test_delivering import history
-from tests.support.rig import Rig, open_rig
+from tests.support.rig import Rig, eventually, open_rig
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -77,6 +77,53 @@ def test_a_commit_holds_for_the_version_it_was_decided_on(redis_url: str) -> Non
     run(main())
 
 
+def test_a_reading_is_settled_only_on_what_it_was_decided_on(redis_url: str) -> None:
+    """Compared with a fingerprint, or decided on a version, that is not stored any more: it says nothing, and the arm
+    is read again at once."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await history(rig, "o-1", 2)
+            state = await rig.state("o-1")
+            key = keys.order(rig.retailer_id, "o-1")
+            await rig.db.run("HSET", key, "fi", "known", "wi", 5)
+            (arm,) = [
+                one
+                for one in (await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)).arms
+                if one.resource is Resource.ITEMS
+            ]
+            for holds in ("fother", "f", f"v{state.version + 1}", f"v{state.version}", "fknown"):
+                settled = Settlement(arm, Due(60_000), 9_000, b"new", holds=holds)
+                assert await rig.arms.settle([settled]) == 0
+                moved = holds not in (f"v{state.version}", "fknown")
+                expected = [b"known", b"5"] if moved else [b"new", b"9000"]
+                assert await rig.db.run("HMGET", key, "fi", "wi") == expected
+                due = (await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)).arms
+                assert [one.resource for one in due] == [Resource.ITEMS] * moved
+                if due:
+                    arm = due[0]
+                else:
+                    break
+
+    run(main())
+
+
+def test_versions_that_follow_a_lost_commit_are_not_those_that_were_lost(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await history(rig, "o-1", 2)
+            before = await rig.state("o-1")
+            key = keys.order(rig.retailer_id, "o-1")
+            kept = await rig.db.run("DUMP", key)
+            assert await rig.orders.commit(Commit(before, before)) == "ok"
+            lost = await rig.state("o-1")
+            await rig.db.run("RESTORE", key, 0, kept, "REPLACE")
+            assert await rig.orders.commit(Commit(before, before)) == "ok"
+            assert await rig.orders.commit(Commit(lost, lost)) == "conflict"
+
+    run(main())
+
+
 def test_a_forgotten_script_cache_is_filled_again(redis_url: str) -> None:
     async def main() -> None:
         async with open_rig(redis_url) as rig:
@@ -126,6 +173,61 @@ def test_progress_is_fenced_and_counts_a_repeated_batch_once(redis_url: str) -> 
             assert len(await _own(rig, "again")) == 1  # something waits, so it stayed ready
 
     run(main())
+
+
+def test_progress_that_does_not_follow_what_is_written_is_refused(redis_url: str) -> None:
+    """Redis lost its last moments, and with them a batch: the next one counts on from there, and would leave events out
+    that came since."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.subscribe()
+            await history(rig, "o-1", 3)
+            places = [entry.position for entry in (await rig.log.after(rig.retailer_id, "0-0", 3))]
+            deliveries = Deliveries(rig.db, rig.vault)
+            (mine,) = await _own(rig, "me")
+            key = keys.subscription(mine.subscription_id)
+
+            async def record(owned: Any, serial: int) -> bool:
+                counts = {"matched": 1, "delivered": 1}
+                batch = Progress(serial=serial, position=places[serial - 1], sequence=serial, counts=counts)
+                return await deliveries.record(owned, batch, lease_ms=60_000) is not None
+
+            assert await record(mine, 1)
+            kept = await rig.db.run("DUMP", key)
+            assert await record(mine, 2)
+            await rig.db.run("RESTORE", key, 0, kept, "REPLACE")
+            assert not await record(mine, 3)
+            assert (await rig.accounts())[0].delivered == 1
+            assert await record(mine, 2)  # nothing was lost before this one
+            assert await record(mine, 2)  # nor by repeating it
+            assert await rig.balanced()
+
+    run(main())
+
+
+def test_no_two_leases_have_one_fence_also_after_a_loss(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.subscribe()
+            await history(rig, "o-1", 1)
+            kept = {name: await rig.db.run("DUMP", name) for name in await rig.db.run("KEYS", "*")}
+            (lost,) = await _own(rig, "me")
+            for name, value in kept.items():
+                await rig.db.run("RESTORE", name, 0, value, "REPLACE")
+            now = await rig.db.now_ms()
+            await eventually(lambda: _later(rig, now))
+            (mine,) = await _own(rig, "me")
+
+            deliveries = Deliveries(rig.db, rig.vault)
+            assert await deliveries.record(lost, Progress(serial=1), lease_ms=60_000) is None
+            assert await deliveries.record(mine, Progress(serial=1), lease_ms=60_000) is not None
+
+    run(main())
+
+
+async def _later(rig: Rig, than_ms: int) -> bool:
+    return await rig.db.now_ms() > than_ms
 
 
 def test_retention_drops_old_events_and_ended_orders_with_their_indexes(redis_url: str) -> None:

@@ -32,7 +32,14 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def context(self, *names: str, starts: float = -1, own: bool = False) -> ssl.SSLContext:
-        """For a server: a certificate for these names and addresses, of two days, from `starts` days from now on.
+        """For a server in this process: what `file` makes, loaded."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file(*names, starts=starts, own=own))
+        return context
+
+    def file(self, *names: str, starts: float = -1, own: bool = False) -> Path:
+        """A PEM file with a key and a certificate for these names and addresses, of two days, from `starts` days from
+        now on.
 
         `own`: signed by itself instead of by the authority.
         """
@@ -46,9 +53,7 @@ class Authority:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
+        return file
 
 
 def _build(

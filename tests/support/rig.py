@@ -64,7 +64,7 @@ async def eventually(condition: Callable[[], Any], within: float = 15.0) -> Any:
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {condition}")
+            raise AssertionError(f"not within {within} s: {getattr(condition, '__qualname__', condition)}")
         await asyncio.sleep(0.01)
 
 

@@ -1,11 +1,14 @@
 """Programs that only checks and fault tests need, from the ordinary registries, without root: `make tools`.
 
-Go modules are pinned with their hashes in `deploy/tools/go.mod` and `go.sum`; Debian's packages are taken as the
+Go modules are pinned with their hashes in `deploy/tools` (programs) and `deploy/tools/crds` (definitions of objects of
+other controllers, as those publish them); Debian's packages are taken as the
 distribution signs them and unpacked, not installed. What cannot be had on a machine is left out, and the tests that
 need it say so.
 """
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +31,17 @@ DEBIAN = {
     "redis-server": ("redis-server", "usr/bin/redis-server"),
     "bwrap": ("bubblewrap", "usr/bin/bwrap"),
 }
+#: Kind: the module that defines it, and the file in there.
+CRDS = {
+    "ScaledObject": ("github.com/kedacore/keda/v2", "config/crd/bases/keda.sh_scaledobjects.yaml"),
+    "HTTPRoute": ("sigs.k8s.io/gateway-api", "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
+} | {
+    kind: (
+        "github.com/prometheus-operator/prometheus-operator",
+        f"example/prometheus-operator-crd/monitoring.coreos.com_{kind.lower()}s.yaml",
+    )
+    for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+}
 #: What a package needs that a small machine may lack.
 BESIDE = {"redis-server": ("redis-tools", "libjemalloc2", "liblzf1", "libatomic1")}
 
@@ -48,6 +62,16 @@ def need(name: str) -> str:
     return path
 
 
+def definition(kind: str) -> Path:
+    """Where the definition of a foreign kind of object lies; as with programs, the test is left out without it."""
+    path = FOLDER / "crds" / f"{kind}.yaml"
+    if not path.exists():
+        if os.environ.get("CI"):
+            raise AssertionError(f"the definition of {kind} is missing: make tools")
+        pytest.skip(f"the definition of {kind} is not on this machine: make tools")
+    return path
+
+
 def fetch() -> int:
     """Get all that is missing; says what could not be had, and is 1 then."""
     (FOLDER / "bin").mkdir(parents=True, exist_ok=True)
@@ -55,6 +79,8 @@ def fetch() -> int:
     for name, package in GO.items():
         if find(name) is None and not _from_go(name, package):
             missing.append(f"{name} (needs go)")
+    if not all((FOLDER / "crds" / f"{kind}.yaml").exists() for kind in CRDS) and not _definitions():
+        missing.append("definitions of objects (needs go)")
     packages = {package: [n for n, (p, _) in DEBIAN.items() if p == package] for package, _ in DEBIAN.values()}
     for package, names in packages.items():
         if any(find(name) is None for name in names) and not _from_debian(package, names):
@@ -70,6 +96,28 @@ def _from_go(name: str, package: str) -> bool:
         return False
     print(f"building {name} ...", file=sys.stderr)
     return _run([go, "build", "-mod=readonly", "-o", str(FOLDER / "bin" / name), package], ROOT / "deploy" / "tools")
+
+
+def _definitions() -> bool:
+    go = shutil.which("go")
+    if go is None:
+        return False
+    print("fetching definitions of objects ...", file=sys.stderr)
+    pinned = ROOT / "deploy" / "tools" / "crds"
+    folders: dict[str, Path] = {}
+    (FOLDER / "crds").mkdir(exist_ok=True)
+    for kind, (module, file) in CRDS.items():
+        if module not in folders:
+            version = re.search(rf"^\s*{re.escape(module)} (\S+)$", (pinned / "go.mod").read_text(), re.MULTILINE)
+            assert version is not None
+            command = [go, "mod", "download", "-json", f"{module}@{version[1]}"]
+            done = subprocess.run(command, cwd=pinned, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                print((done.stderr or done.stdout).strip()[-2000:], file=sys.stderr)
+                return False
+            folders[module] = Path(json.loads(done.stdout)["Dir"])
+        (FOLDER / "crds" / f"{kind}.yaml").write_bytes((folders[module] / file).read_bytes())
+    return True
 
 
 def _from_debian(package: str, names: Sequence[str]) -> bool:

@@ -1,13 +1,18 @@
-"""Real worker processes, to be killed."""
+"""Real worker and API processes, to be killed."""
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
+
+#: The release that an upgrade starts from.
+PREVIOUS = Path(__file__).resolve().parent.parent / "data" / "previous" / "post_checkout_relay-0.1.0-py3-none-any.whl"
 
 
 class Workers:
@@ -36,9 +41,27 @@ class Workers:
         self.kills = 0
 
     def start(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
+        return self._start(["workers", kind], settings)
+
+    def start_previous(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
+        """A worker of the release before this one, run out of its wheel."""
+        return self._start(["workers", kind], settings, path=PREVIOUS)
+
+    def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
+        return self._start(["relay", "api"], settings)
+
+    def _start(
+        self, module: list[str], settings: dict[str, str], *, path: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         environment = self.environment | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
+        folder = None
+        if path is not None:  # away from the tree, which `-m` would find first
+            environment |= {"PYTHONPATH": str(path)}
+            folder = self.logs.parent
         with self.logs.open("ab") as log:
-            process = subprocess.Popen([sys.executable, "-m", "workers", kind], env=environment, stderr=log)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module], env=environment, stdout=log, stderr=log, cwd=folder
+            )
         self.running.append(process)
         return process
 
@@ -65,6 +88,19 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(timeout=5)
+
+
+def unused_ports(count: int) -> list[int]:
+    """TCP ports that nobody listens on, from below those that connections and `port 0` are given: between choosing
+    and binding, only somebody who asks for that very number could take one."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return ports
 
 
 async def metric(port: int, name: str) -> float:

@@ -1,6 +1,6 @@
 -- The one way in which an order changes: state, sequence, events and wake-ups, together or not at all.
 -- KEYS: order:R:O, log:R, ids:R, trail:R:O, live:R
--- ARGV: retailer, order, expected version,
+-- ARGV: retailer, order, expected version, the version after it,
 --   number of fields, then field/value pairs ('' deletes the field),
 --   number of arms, then {letter, end of lease or '' when it is not the committer's, delay (ms) or '' to stop polling,
 --     class} each,
@@ -17,7 +17,7 @@ end
 local credential, tracking, status = known[2], known[3], known[4]
 local now = now_ms()
 -- A reading that began before the last good one of its resource is stale, whoever settled that one.
-for i = 5, 4 + 2 * tonumber(ARGV[4]), 2 do
+for i = 6, 5 + 2 * tonumber(ARGV[5]), 2 do
   if string.match(ARGV[i], '^w%a$') and ARGV[i + 1] ~= '' then
     if tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0') > tonumber(ARGV[i + 1]) then
       return {'conflict'}
@@ -25,8 +25,8 @@ for i = 5, 4 + 2 * tonumber(ARGV[4]), 2 do
   end
 end
 -- The first write is one that a full Redis refuses, so that nothing is written by halves.
-redis.call('HSET', KEYS[1], 'v', tonumber(expected) + 1)
-local at = 4
+redis.call('HSET', KEYS[1], 'v', ARGV[4])
+local at = 5
 local fields = tonumber(ARGV[at])
 for i = at + 1, at + 2 * fields, 2 do
   if ARGV[i + 1] == '' then

@@ -17,8 +17,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
     local taken = before[1] and before[1] ~= '' and before[1] ~= ARGV[2]
     redis.call('HSET', key, 'owner', ARGV[2])
     redis.call('HDEL', key, 'flying')
-    local fence = redis.call('HINCRBY', key, 'fence', 1)
-    out[#out + 1] = {id, fence, redis.call('HGETALL', key), redis.call('SMEMBERS', P .. 'ahead:' .. id),
+    -- It only grows, and no two are the same, also when Redis lost its last moments and the leases given in them.
+    local fence = string.format('%.0f', math.max(tonumber(redis.call('HGET', key, 'fence') or '0') + 1, now))
+    redis.call('HSET', key, 'fence', fence)
+    out[#out + 1] = {id, tonumber(fence), redis.call('HGETALL', key), redis.call('SMEMBERS', P .. 'ahead:' .. id),
       redis.call('ZRANGE', P .. 'lanes:' .. id, 0, -1, 'WITHSCORES'),
       taken and '1' or '', before[2] or '0'}
   end

@@ -13,7 +13,9 @@
 --   error ('-' clears it); disable: why; health, hold (ms), tat (ms), beat (ms): written as they are; wake: parked lanes
 --   are due now; flying: posts in flight; latest: what waits now is to be folded; keep: how long attempts are kept (ms).
 -- Returns {'lost'}, or {'ok', now, revision, enabled, fold_to, lane that is now empty...}.
--- A batch that arrives a second time (the client repeats a command whose answer was lost) changes nothing.
+-- A batch that arrives a second time (the client repeats a command whose answer was lost) changes nothing. One that does
+-- not follow the last that is written here is refused: Redis lost what came between, and its position and counts go on
+-- from there.
 local id, fence, serial = ARGV[1], ARGV[2], ARGV[3]
 local head = cjson.decode(ARGV[4])
 local held = redis.call('HMGET', KEYS[1], 'fence', 'owner', 'batch', 'retailer')
@@ -23,6 +25,10 @@ end
 local retailer = held[4]
 local now = now_ms()
 local first_time = held[3] ~= fence .. '/' .. serial
+local mine = string.match(held[3] or '', '^' .. fence .. '/(%d+)$')
+if first_time and tonumber(mine or '0') + 1 ~= tonumber(serial) then
+  return {'lost'}
+end
 -- The first write frees memory rather than needing it: a full Redis lets deliveries drain.
 redis.call('HDEL', KEYS[1], 'none')
 local at = 5

@@ -1,10 +1,13 @@
 -- Put claimed arms back in one call: those that found nothing new, and those that upstream would not answer.
 -- KEYS: creds
 -- ARGV: one MessagePack array (a client packs one long argument much faster than thousands): first the pools,
---   {credential, retailer, what to add to its factor, the factor it begins with} each, then one flat array with nine
+--   {credential, retailer, what to add to its factor, the factor it begins with} each, then one flat array with ten
 --   entries an arm: letter/order, number of its pool, end of lease, delay (ms) until it is due again ('' when it is not
 --   to be polled any more), class, read_at ('' when it was not read), fingerprint ('' when the stored one stands),
---   trouble ('' to leave, '-' to clear, else JSON), validator ('' to leave, '-' to clear)
+--   trouble ('' to leave, '-' to clear, else JSON), validator ('' to leave, '-' to clear), what has to hold still ('' for
+--   nothing): f and the stored fingerprint, or v and the order's version. When it does not, because somebody committed
+--   meanwhile or Redis lost its last moments, the reading was compared with what is not stored: it is not taken in, and
+--   the arm is due again at once.
 -- Returns how many leases had been lost (their arms are due by somebody else's word).
 local now = now_ms()
 local lost = 0
@@ -20,14 +23,18 @@ for number, pool in ipairs(pools) do
     redis.call('HINCRBYFLOAT', P .. 'pool:' .. pool.id, 'x', pool[3])
   end
 end
-for i = 1, #arms, 9 do
+for i = 1, #arms, 10 do
   local arm, number, lease = arms[i], arms[i + 1] + 1, arms[i + 2]
   local pool = pools[number]
   local letter, order = string.match(arm, '^(%a)/(.*)$')
   local key = P .. 'order:' .. pool[2] .. ':' .. order
-  local known = redis.call('HMGET', key, 'r', 'w' .. letter)
+  local known = redis.call('HMGET', key, 'r', 'w' .. letter, 'f' .. letter, 'v')
   if known[1] then
     local read_at, fingerprint, trouble, validator = arms[i + 5], arms[i + 6], arms[i + 7], arms[i + 8]
+    local holds, moved = arms[i + 9], false
+    if holds ~= '' and holds ~= 'f' .. (known[3] or '') and holds ~= 'v' .. known[4] then
+      read_at, validator, moved = '', '', true
+    end
     if read_at ~= '' and tonumber(read_at) > tonumber(known[2] or '0') then
       if fingerprint ~= '' then
         redis.call('HSET', key, 'w' .. letter, string.format('%.0f', read_at), 'f' .. letter, fingerprint)
@@ -49,7 +56,7 @@ for i = 1, #arms, 9 do
     if score and tonumber(score) == tonumber(lease) then
       local delay, class = arms[i + 3], arms[i + 4]
       redis.call('ZREM', pool.claimed, arm)
-      if pool.again and redis.call('SREM', P .. 'again:' .. pool.id, arm) == 1 then
+      if pool.again and redis.call('SREM', P .. 'again:' .. pool.id, arm) == 1 or moved then
         delay, class = 0, 0
       end
       if delay ~= '' then

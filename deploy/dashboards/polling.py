@@ -1,0 +1,210 @@
+"""Polling: how soon changes are noticed, and what the budget is spent on."""
+
+from deploy.dashboards.panels import (
+    BAD,
+    CALM,
+    GOOD,
+    GREY,
+    SELECTOR,
+    WARN,
+    Board,
+    Query,
+    most,
+    quantile,
+    rate,
+    series,
+    stat,
+    total,
+)
+
+
+def polling() -> Board:
+    """Freshness first, then requests and their budget."""
+    board = Board("relay-polling", "Relay / Polling", "How soon changes are noticed, and what the budget is spent on.")
+    failing = rate("relay_polls_total", "", 'outcome!~"unchanged|changed"')
+    board.row("Now")
+    board.line(
+        4,
+        stat("Polls", "Upstream requests a second.", "reqps", rate("relay_polls_total")),
+        stat(
+            "Not good",
+            "Share of requests that gave no reading.",
+            "percentunit",
+            f"{failing} / {rate('relay_polls_total')}",
+            steps=[(None, GOOD), (0.05, WARN), (0.2, BAD)],
+            decimals=1,
+            runbook="RelayPollErrors",
+        ),
+        stat("Overdue", "Orders' resources that are due and not claimed.", "short", most("relay_orders_due")),
+        stat(
+            "Most overdue",
+            "How long the most overdue poll has been due.",
+            "s",
+            most("relay_oldest_due_order_age_seconds"),
+            steps=[(None, GOOD), (5, WARN), (60, BAD)],
+            runbook="RelayPollingStalled",
+        ),
+        stat(
+            "Intervals lengthened",
+            "By how much because budgets cannot keep the longest intervals; 1: none.",
+            "short",
+            most("relay_budget_stretch_ratio"),
+            steps=[(None, GOOD), (1.01, WARN)],
+            decimals=2,
+            runbook="RelayBudgetTooSmall",
+        ),
+        stat(
+            "Budget overspent, 1 h",
+            "Seconds in which more was granted than a budget. Must stay 0.",
+            "short",
+            'sum (increase(relay_budget_exceeded_total{job=~"$job", instance=~"$instance"}[1h]))',
+            steps=[(None, GOOD), (1, BAD)],
+            runbook="RelayBudgetExceeded",
+        ),
+    )
+    board.row("Freshness")
+    late = [(None, "transparent"), (5, BAD)]
+    board.line(
+        8,
+        series(
+            "Detection delay, p95",
+            "From a change, by upstream's own time, to the request that saw it, by stage.",
+            "s",
+            Query(quantile(0.95, "relay_detection_delay_seconds", "stage"), "{{stage}}"),
+            steps=late,
+        ),
+        series(
+            "Detection bound, p95",
+            "The longest that a change without a time can have gone unseen, by stage.",
+            "s",
+            Query(quantile(0.95, "relay_detection_bound_seconds", "stage"), "{{stage}}"),
+            steps=late,
+        ),
+        series(
+            "Lateness of polls",
+            "From when a poll was due to its start; objective 5 s (dashed).",
+            "s",
+            *(Query(quantile(q, "relay_poll_lateness_seconds"), f"p{q * 100:.0f}") for q in (0.5, 0.95, 0.99)),
+            steps=late,
+            runbook="RelayPollingBudgetBurn",
+        ),
+    )
+    board.row("Requests")
+    board.line(
+        8,
+        series(
+            "Polls by outcome",
+            "What upstream requests ended in.",
+            "reqps",
+            Query(rate("relay_polls_total", "outcome"), "{{outcome}}"),
+            stacked=True,
+            colours={"unchanged": GREY, "changed": GOOD},
+            runbook="RelayPollErrors",
+        ),
+        series(
+            "Polls by resource",
+            "What is asked for.",
+            "reqps",
+            Query(rate("relay_polls_total", "resource"), "{{resource}}"),
+            stacked=True,
+        ),
+        series(
+            "Upstream duration, p95",
+            "Time of upstream requests, by resource.",
+            "s",
+            Query(quantile(0.95, "relay_poll_duration_seconds", "resource"), "{{resource}}"),
+        ),
+    )
+    board.row("Budget")
+    board.line(
+        8,
+        series(
+            "Budget",
+            "Requests a second that budgets allow, and what was granted of them.",
+            "reqps",
+            Query(most("relay_budget_requests_per_second"), "allowed"),
+            Query(rate("relay_budget_spent_total"), "granted"),
+            colours={"allowed": GREY, "granted": CALM},
+            runbook="RelayBudgetTooSmall",
+        ),
+        series(
+            "Left unspent while polls were overdue",
+            "Share of time; more than a little is a fault of ours.",
+            "percentunit",
+            Query(rate("relay_budget_idle_seconds_total"), "idle"),
+            runbook="RelayBudgetIdle",
+        ),
+        series(
+            "Throttling",
+            "Times a second that upstream slowed a credential down, by reason.",
+            "ops",
+            Query(rate("relay_upstream_throttled_total", "reason"), "{{reason}}"),
+            runbook="RelayUpstreamRefuses",
+        ),
+    )
+    board.row("Orders and credentials")
+    board.line(
+        8,
+        series(
+            "Orders",
+            "By state of tracking.",
+            "short",
+            Query(most("relay_orders_tracked", "state"), "{{state}}"),
+            stacked=True,
+            colours={"active": GOOD, "suspended": WARN},
+            runbook="RelayUpstreamRefuses",
+        ),
+        series(
+            "Credentials",
+            "By state; a refused one stops all its orders.",
+            "short",
+            Query(most("relay_upstream_credentials", "state"), "{{state}}"),
+            stacked=True,
+            colours={"ok": GOOD, "paused": WARN, "refused": BAD, "token_endpoint": BAD},
+            runbook="RelayUpstreamRefuses",
+        ),
+        series(
+            "Limit of requests in flight",
+            "What the congestion control allows, summed over processes.",
+            "short",
+            Query(total("relay_upstream_concurrency_limit"), "limit"),
+        ),
+    )
+    answered = f"time() - max by (resource) (relay_poll_last_success_timestamp_seconds{{{SELECTOR}}})"
+    board.line(
+        7,
+        series(
+            "Polls overdue",
+            "Orders' resources that are due and not claimed.",
+            "short",
+            Query(most("relay_orders_due"), "due"),
+            width=6,
+            colours={"due": CALM},
+            runbook="RelayPollingStalled",
+        ),
+        series(
+            "Since the last good answer",
+            "Of upstream, by resource.",
+            "s",
+            Query(answered, "{{resource}}"),
+            width=6,
+            runbook="RelayPollingStalled",
+        ),
+        series(
+            "Expected detection delay",
+            "What the policy expects of the budgets, of the credential where it is longest.",
+            "s",
+            Query(most("relay_expected_detection_delay_seconds"), "expected"),
+            width=6,
+            colours={"expected": CALM},
+        ),
+        series(
+            "User tokens",
+            "Asked of upstream, by outcome.",
+            "ops",
+            Query(rate("relay_token_mints_total", "outcome"), "{{outcome}}"),
+            width=6,
+            stacked=True,
+        ),
+    )
+    return board
