@@ -47,9 +47,10 @@ async def people(rig: Rig, orders: Sequence[str]) -> list[str]:
     """Many retailers, each with an order and a subscription."""
     retailers = Retailers(rig.db, rig.vault)
     ids: list[str] = []
+    secret = Secret(os.urandom(32))
+    rig.receiver.secrets.append(secret)
     for number in range(RETAILERS):
         made = await retailers.create(f"Shop {number}", upstream=None, budget=None, limits={})
-        secret = Secret(os.urandom(32))
         url = f"{rig.receiver_url}/hook-{number}"
         await rig.subscriptions.create(made.id, Configuration(url=url), keyring=Keyring.new(secret), start="0-0")
         wanted = Registration(OrderId(orders[number]), None, UserToken("good-token"))
