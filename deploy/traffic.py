@@ -8,11 +8,12 @@ from typing import Any
 
 import httpx
 
+from relay.simulator.world import TERMINAL
+
 #: Turns of the loop between two of what happens more rarely.
 RARELY, SELDOM = 5, 30
 #: Of so many orders under way, one goes on in each turn.
 STRIDE = 50
-ENDED = frozenset({"delivered", "canceled"})
 
 
 class Traffic:
@@ -37,7 +38,7 @@ class Traffic:
         """Until cancelled."""
         turn = 0
         while True:
-            with suppress(httpx.HTTPError):
+            with suppress(httpx.HTTPError, ValueError):  # ValueError: an answer that is no JSON
                 await self._turn(turn)
             turn += 1
             await asyncio.sleep(1)
@@ -61,7 +62,7 @@ class Traffic:
             await self._simulator.post(f"/_sim/orders/{self._asked}/suggest")
         if turn % SELDOM == 3:
             await self._api.post(f"/v1/subscriptions/{self._gone}/enable", json={"backlog": "skip"})
-        if turn % SELDOM == 8:
+        if turn % (4 * SELDOM) == 8:
             await self._simulator.post("/_sim/faults", json={"fault": "429:1:count=1"})
 
     async def _new_order(self) -> None:
@@ -77,7 +78,7 @@ class Traffic:
         await self._simulator.post(f"/_sim/orders/{random.choice(self._orders)}/messages", json=said)
         order_id = random.choice(self._orders)
         answer = await self._simulator.post(f"/_sim/orders/{order_id}/advance")
-        if answer.status_code == 200 and answer.json().get("status") in ENDED and len(self._orders) > 1:
+        if answer.status_code == 200 and answer.json().get("status") in TERMINAL and len(self._orders) > 1:
             self._orders.remove(order_id)
 
     async def _events(self) -> list[dict[str, Any]]:

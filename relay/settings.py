@@ -180,6 +180,10 @@ TABLE: Mapping[str, Setting] = {
     "canary_url": Setting(
         _url("http"), None, "under which address poll and deliver workers reach that port; unset: on this machine"
     ),
+    "tracing": Setting(
+        _flag, "0", "1: traces by OpenTelemetry, from poll to delivery; OTEL_* say where to; needs the extra `tracing`"
+    ),
+    "trace_receivers": Setting(_flag, "0", "1: deliveries carry the header traceparent"),
     "log_format": Setting(_choice("json", "console"), "json", "how log lines look"),
     "log_level": Setting(_choice("debug", "info", "warning", "error"), "info", "least severe lines that are written"),
     "lease": Setting(duration, "15s", "how long a claimed order, an owned subscription or a pump slot is held"),
@@ -251,6 +255,8 @@ class Settings:
     canary_every: float = 60.0
     canary_port: int = 9103
     canary_url: str | None = None
+    tracing: bool = False
+    trace_receivers: bool = False
     log_format: str = "json"
     log_level: str = "info"
     lease: float = 15.0
@@ -326,6 +332,8 @@ def _contradictions(settings: Settings) -> list[Problem]:
         refuse("upstream_client_secret", "give the client id and its secret together")
     if (settings.redis_cert_file is None) != (settings.redis_key_file is None):
         refuse("redis_key_file", "give the client certificate and its key together")
+    if settings.trace_receivers and not settings.tracing:
+        refuse("trace_receivers", "there is nothing to tell receivers of without RELAY_TRACING=1")
     if settings.redis_sentinel_username is not None and settings.redis_sentinel_password is None:
         refuse("redis_sentinel_password", "a Sentinel user has a password")
     if settings.master_keys is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from relay import __version__, logs, metrics
+from relay import __version__, logs, metrics, tracing
 from relay.canary import Canary, retire
 from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS, READ_LIMIT
@@ -125,6 +125,8 @@ def main(arguments: list[str]) -> int:
         if missing:
             names = ", ".join(f"RELAY_{name.upper()}" for name in missing)
             raise InvalidSettings(f"a worker needs {names}")
+        if settings.tracing:
+            tracing.require()
     except InvalidSettings as error:
         print(f"relay worker: {error.detail}", file=sys.stderr)
         return 2

@@ -42,6 +42,7 @@ from relay.store.sealed import check_master_keys
 from relay.store.server import admit
 from relay.store.slots import Slots
 from relay.store.tokens import StoredTokens
+from relay.tracing import Tracing, open_tracing
 from relay.upstream.client import HttpUpstream
 from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
@@ -71,6 +72,7 @@ class Process:
     ringer: Ringer
     clock: Clock
     pressure: Pressure
+    tracing: Tracing
 
     def pump(self, kind: str) -> PollPump | DeliverPump | MaintainPump:
         """A pump of one kind, for one slice."""
@@ -88,6 +90,7 @@ class Process:
             planner=self.planner,
             concurrency=self.concurrency,
             pressure=self.pressure,
+            tracing=self.tracing,
         )
 
     def deliver_pump(self) -> DeliverPump:
@@ -105,6 +108,7 @@ class Process:
             ),
             concurrency=settings.delivery_concurrency,
             per_host=max(1, settings.host_concurrency // settings.deliver_pumps),
+            tracing=self.tracing,
         )
 
     def maintain_pump(self) -> MaintainPump:
@@ -129,6 +133,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
     """Open the clients of a worker process and close them in the end. Needs a Redis URL and master keys."""
     assert settings.redis_url is not None
     assert settings.master_keys is not None
+    tracing = open_tracing(on=settings.tracing, receivers=settings.trace_receivers)
     vault = Vault(parse_master_keys(settings.master_keys))
     security = security_of(settings)
     db = Db(open_client(settings.redis_url, security=security))
@@ -170,6 +175,7 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
             ringer=Ringer(pool),
             clock=Clock(),
             pressure=Pressure(),
+            tracing=tracing,
         )
     finally:
         await upstream.aclose()
@@ -178,3 +184,4 @@ async def open_process(settings: Settings) -> AsyncIterator[Process]:
         await delivery_engine.aclose()
         await pool.aclose(close_connection_pool=True)
         await db.aclose()
+        tracing.close()

@@ -26,6 +26,8 @@ from workers.pumps import ensure_maintained, pump
 
 #: A pump's arq timeout exceeds its slice and the longest wait of its draining.
 SLACK_S = 30
+#: How long arq's loop may take to end before it is told again (seconds).
+ASK_AGAIN = 0.5
 #: Longest pause between two tries to reach Redis (seconds).
 LONGEST_PAUSE = 15.0
 
@@ -132,6 +134,10 @@ async def _run_once(kind: str, process: Process, draining: asyncio.Event, pulse:
         await asyncio.wait({main, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not main.done():
             worker.handle_sig_wait_for_completion(signal.SIGTERM)
+        while not (await asyncio.wait({main}, timeout=ASK_AGAIN))[0]:
+            # arq cancels its loop once, and redis-py may swallow that inside a command.
+            if worker.main_task is not None and all(task.done() for task in worker.tasks.values()):
+                worker.main_task.cancel()
         await main
     except asyncio.CancelledError:
         current = asyncio.current_task()

@@ -38,6 +38,7 @@ from relay.errors import (
 from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
+from relay.tracing import OFF, Tracing
 from relay.vitals import Vitals
 
 #: Codes of what is refused before it is looked at; limits are counted where they are spent.
@@ -48,7 +49,7 @@ _FREEING = ("GET", "DELETE")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def create_app(deps: Deps, vitals: Vitals | None = None) -> ASGIApp:
+def create_app(deps: Deps, vitals: Vitals | None = None, tracing: Tracing = OFF) -> ASGIApp:
     """The API over a process's clients."""
     vitals = vitals or Vitals(deps.db)
     addresses = limits.Addresses(deps.settings.api_rate_ip)
@@ -57,7 +58,7 @@ def create_app(deps: Deps, vitals: Vitals | None = None) -> ASGIApp:
         routes=[*routes, *probes(vitals)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
     )
-    return Observed(app, vitals)
+    return Observed(app, vitals, tracing)
 
 
 def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
@@ -220,11 +221,12 @@ def _group(route: str | None) -> str:
 
 
 class Observed:
-    """Request id, one log line and the metrics of each request, whatever becomes of it."""
+    """Request id, one log line, the metrics and the span of each request, whatever becomes of it."""
 
-    def __init__(self, app: ASGIApp, vitals: Vitals) -> None:
+    def __init__(self, app: ASGIApp, vitals: Vitals, tracing: Tracing) -> None:
         self._app = app
         self._vitals = vitals
+        self._tracing = tracing
         self._log = structlog.get_logger("relay.api")
         self._methods = {"GET", "HEAD", *(operation.method for operation in OPERATIONS)}
         for operation in OPERATIONS:
@@ -237,7 +239,8 @@ class Observed:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(10)
         state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         status = 500
@@ -251,10 +254,16 @@ class Observed:
 
         self._vitals.entered()
         try:
-            if self._vitals.draining.is_set():
-                await self._refuse(scope, receive, sending)
-            else:
-                await self._app(scope, receive, sending)
+            answering = self._refuse if self._vitals.draining.is_set() else self._app
+            if not self._tracing.on:
+                await answering(scope, receive, sending)
+                return
+            with self._tracing.request(scope["method"], headers.get(b"traceparent", b"").decode("latin-1")) as span:
+                try:
+                    await answering(scope, receive, sending)
+                finally:
+                    about = {"route": state.get("route") or "other", "retailer_id": state.get("retailer_id")}
+                    span.tell(well=status < 500, status=status, **about)
         finally:
             self._vitals.left()
             self._told(scope, state.get("route"), status, time.perf_counter() - began)

@@ -36,6 +36,7 @@ from relay.store.sealed import check_master_keys
 from relay.store.server import admit
 from relay.store.subscriptions import Subscriptions
 from relay.store.tokens import StoredTokens
+from relay.tracing import open_tracing
 from relay.upstream.client import HttpUpstream
 from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
@@ -49,6 +50,7 @@ async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIte
     """The API's application with its clients, closed in the end."""
     assert settings.redis_url is not None
     assert settings.master_keys is not None
+    tracing = open_tracing(on=settings.tracing, receivers=settings.trace_receivers)
     vitals = vitals or Vitals()
     vault = Vault(parse_master_keys(settings.master_keys))
     db, pressure = Db(open_client(settings.redis_url, security=security_of(settings))), Pressure()
@@ -89,7 +91,7 @@ async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIte
         await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)
         watching = asyncio.create_task(watch.run())
         async with vitals.watching(db):
-            yield create_app(deps, vitals)
+            yield create_app(deps, vitals, tracing)
     finally:
         watch.stop()
         if watching is not None:
@@ -99,3 +101,4 @@ async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIte
         await engine.aclose()
         await guarded.aclose()
         await db.aclose()
+        tracing.close()

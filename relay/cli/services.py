@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from relay import __version__, logs, metrics
+from relay import __version__, logs, metrics, tracing
 from relay.cli.api_process import serve_api, wait_for_redis
 from relay.cli.options import add_settings, command, environment, read_settings
 from relay.demo import DemoOptions, demo
@@ -119,6 +119,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     settings = read_settings(options)
+    if settings.tracing:
+        tracing.require()
     logs.configure(settings.log_format, settings.log_level)
     given = environment(options)
     if settings.redis_url is not None:
@@ -168,6 +170,8 @@ async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) 
 def _api(options: argparse.Namespace) -> int:
     settings = read_settings(options)
     _need(settings, "api", "redis_url", "master_keys")
+    if settings.tracing:
+        tracing.require()
     logs.configure(settings.log_format, settings.log_level)
 
     metrics.begin(["api"])

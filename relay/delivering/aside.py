@@ -214,8 +214,9 @@ def _waiting(at: LaneEntry, lane: LaneId, events_at: Mapping[str, Entry | None],
         return Waiting(at, event)
     if snapshot is None:
         return Waiting(at, event if event is not None and event.gone else None)
-    entry = Entry(at.position, snapshot.event_id, "order.snapshot", OrderId(lane), snapshot.sequence, snapshot.body)
-    return Waiting(at, entry, snapshot.stands_for)
+    fields = (at.position, snapshot.event_id, "order.snapshot", OrderId(lane), snapshot.sequence, snapshot.body)
+    # It goes on with the trace of the last event that it stands for.
+    return Waiting(at, Entry(*fields, trace="" if event is None else event.trace), snapshot.stands_for)
 
 
 def _first_of(before: Folded | None) -> int:

@@ -16,6 +16,7 @@ from relay.model.retries import Schedule
 from relay.sender import Sender
 from relay.store.bells import Bells
 from relay.store.deliveries import Owned
+from relay.tracing import OFF, Tracing
 
 #: Subscriptions one pump owns at a time, and takes at a time.
 MOST_OWNED = 256
@@ -38,6 +39,7 @@ class DeliverPump:
         limits: Limits,
         concurrency: int = 256,
         per_host: int = 256,
+        tracing: Tracing = OFF,
     ) -> None:
         """`concurrency` posts are in flight at a time, `per_host` of them to one host."""
         self._stores = stores
@@ -46,6 +48,7 @@ class DeliverPump:
         self._clock = clock
         self._schedule = schedule
         self._limits = limits
+        self._tracing = tracing
         self._places = Places(concurrency, per_host)
         self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
         self.name = f"deliver-{secrets.token_hex(6)}"
@@ -100,6 +103,7 @@ class DeliverPump:
             clock=self._clock,
             schedule=self._schedule,
             limits=self._limits,
+            tracing=self._tracing,
         )
         task = asyncio.create_task(runner.run())
         self._runners[owned.subscription_id] = (runner, task)

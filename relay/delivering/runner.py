@@ -32,6 +32,7 @@ from relay.model.retries import Schedule
 from relay.sender import Sender
 from relay.store.deliveries import Deliveries, Owned, Recorded
 from relay.store.log import Entry, ordinal
+from relay.tracing import OFF, Tracing
 
 #: Entries of the log between the position and the furthest read: bounds what is in memory and settled ahead.
 WINDOW = 1_000
@@ -57,12 +58,13 @@ class Runner:
         clock: Clock,
         schedule: Schedule,
         limits: Limits,
+        tracing: Tracing = OFF,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._owned = owned
         self._target = owned.target
         self._deliveries = deliveries
-        self._posts = Posts(sender)
+        self._posts = Posts(owned, sender, tracing)
         self._aside = aside
         self._places = places
         self._clock = clock

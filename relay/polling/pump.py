@@ -38,6 +38,7 @@ from relay.store.bells import Bells
 from relay.store.decisions import Decisions
 from relay.store.order_records import ClaimedArm
 from relay.store.orders import Orders
+from relay.tracing import OFF, Tracing
 from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, Upstream
 
 #: How long the pump sleeps at most before it looks at the due times again, bell or no bell (seconds).
@@ -89,6 +90,7 @@ class PollPump:
         planner: Planner | None = None,
         concurrency: Concurrency | None = None,
         pressure: Pressure | None = None,
+        tracing: Tracing = OFF,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._arms = arms
@@ -102,12 +104,13 @@ class PollPump:
         self._room = asyncio.Event()
         self._pressure = pressure or Pressure()
         self.concurrency = concurrency or Concurrency(limits.concurrency)
+        self._tracing = tracing
         self._durations: dict[Resource, Histogram] = {}
         self._successes: dict[Resource, Gauge] = {}
         planner = planner or Planner(arms, policy)
         self._settler = Settler(arms, planner)
         self._verdicts = Verdicts(
-            *(orders, arms, decisions, planner, self._settler), clock=clock, policy=policy, dice=dice
+            *(orders, arms, decisions, planner, self._settler), clock=clock, policy=policy, tracing=tracing, dice=dice
         )
 
     @property
@@ -218,6 +221,7 @@ class PollPump:
             changed = "" if fetched.validator == arm.validator else fetched.validator or "-"
             self._verdicts.unchanged(arm, started_ms, changed)
             return
+        poll = self._tracing.poll(arm.retailer_id, arm.resource.value, fetched.duration_ms)
         try:
             value = self._upstream.parse(arm.resource, fetched.raw, order_id=arm.order_id)
         except UnusableAnswer as error:
@@ -225,7 +229,8 @@ class PollPump:
             return
         self._good(arm.resource)
         reading = Reading(arm.resource, value, started_ms)
-        await self._verdicts.observe(arm, reading, fingerprint, fetched.validator)
+        with poll:
+            await self._verdicts.observe(arm, reading, fingerprint, fetched.validator, poll)
 
     # Looking a labelled metric up costs more than setting it; only resources that this upstream has get a series.
 

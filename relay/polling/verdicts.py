@@ -26,6 +26,7 @@ from relay.store.arms import Arms
 from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import ClaimedArm, Commit, Due, Settlement
 from relay.store.orders import Orders
+from relay.tracing import OFF, Poll, Tracing
 from relay.upstream.interface import Fetched, Refusal
 
 #: How often a commit is decided anew when somebody else committed first.
@@ -47,6 +48,7 @@ class Verdicts:
         *,
         clock: Clock,
         policy: Policy,
+        tracing: Tracing = OFF,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._orders = orders
@@ -56,6 +58,7 @@ class Verdicts:
         self._settler = settler
         self._clock = clock
         self._policy = policy
+        self._tracing = tracing
         self._dice = dice
         self._log = structlog.get_logger("relay.polling")
         self._reported: dict[str, float] = {}
@@ -74,8 +77,8 @@ class Verdicts:
         """Nothing was asked: the arm is due as before, for whoever goes on."""
         self._settler.put(Settlement(arm, Due(0, self._planner.same_class(arm))))
 
-    async def observe(self, arm: ClaimedArm, reading: Reading, fingerprint: bytes, validator: str) -> None:
-        """A reading that may be news."""
+    async def observe(self, arm: ClaimedArm, reading: Reading, fingerprint: bytes, validator: str, poll: Poll) -> None:
+        """A reading that may be news; what is told of `poll` is its trace."""
         for _ in range(COMMIT_TRIES):
             state = await self._orders.load_state(arm.retailer_id, arm.order_id)
             if state is None:
@@ -107,7 +110,8 @@ class Verdicts:
                     )
                 )
                 return
-            if await self._commit(arm, reading, step, self._news(arm, reading, step, fingerprint, validator, state)):
+            news = self._news(arm, reading, step, fingerprint, validator, state)
+            if await self._commit(arm, reading, step, news, poll):
                 told = [replace(one, told=True) for one in decided if one.what in step.recognised]
                 if told:
                     await self._decisions.write(arm.retailer_id, arm.order_id, *told)
@@ -147,9 +151,11 @@ class Verdicts:
             arm=arm,
         )
 
-    async def _commit(self, arm: ClaimedArm, reading: Reading, step: Step, commit: Commit) -> bool:
+    async def _commit(self, arm: ClaimedArm, reading: Reading, step: Step, commit: Commit, poll: Poll) -> bool:
         """False when somebody else was faster, and all is to be decided anew."""
-        result = await self._orders.commit(commit)
+        with poll.commit([event.type for event in step.events]) as span:
+            result = await self._orders.commit(commit)
+            span.tell(result=result)
         if result == "conflict":
             return False
         self.count(arm, "changed" if result == "ok" else "gone")
@@ -251,7 +257,10 @@ class Verdicts:
         fingerprints = dict.fromkeys(step.forget, b"")
         due = self._due(arm, step, 0, self._clock.now_ms())
         commit = Commit(state, step.state, step.events, fingerprints=fingerprints, due=due)
-        result = await self._orders.commit(commit)
+        about = [event.type for event in step.events]
+        with self._tracing.poll(arm.retailer_id, arm.resource.value, None) as poll, poll.commit(about) as span:
+            result = await self._orders.commit(commit)
+            span.tell(result=result)
         if result == "ok":  # else the next refusal tries again
             self._told(arm, step)
         return step

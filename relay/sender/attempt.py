@@ -20,7 +20,8 @@ USER_AGENT = f"post-checkout-relay/{__version__}"
 class Message:
     """An event on its way to one subscription. `sequence` is the relay-sequence, 0 for what has none (tests,
     heartbeats, and what is sent again although it was never the subscription's); `attempt` counts from 1; `stands_for`
-    are the relay-sequences that a snapshot replaces, as `3,5-7`; `test` marks what never happened."""
+    are the relay-sequences that a snapshot replaces, as `3,5-7`; `test` marks what never happened; `traceparent` is
+    for a receiver that traces."""
 
     event_id: str
     body: bytes = field(repr=False)
@@ -29,6 +30,7 @@ class Message:
     replay: bool = False
     stands_for: str = ""
     test: bool = False
+    traceparent: str = ""
 
 
 class Sender:
@@ -61,6 +63,9 @@ class Sender:
             all_headers["relay-replay"] = "true"
         if message.test:
             all_headers["relay-test"] = "true"
+        if message.traceparent:  # a header of that name that the retailer chose gives way, however it is spelt
+            all_headers = {name: value for name, value in all_headers.items() if name.lower() != "traceparent"}
+            all_headers["traceparent"] = message.traceparent
         return await self._engine.send("POST", url, all_headers, message.body, limit=ANSWER_LIMIT)
 
 

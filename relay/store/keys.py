@@ -36,7 +36,8 @@ Orders (a *pool* is C/R, an *arm* in it `<resource letter>/O`)
 
 Log
   log:R                  stream  i: event id, t: type, o: O, q: sequence, b: body; s: the subscription that an event
-                                 of `subscription.*` is about (then O is empty)
+                                 of `subscription.*` is about (then O is empty); p: the
+                                 traceparent of what committed it, where that was traced
   ids:R                  hash    event id -> stream id
   trail:R:O              list    stream ids of an order's events, oldest first; goes with the last of them
   gone:R                 zset    what remains of purged events: place/event id/type/sequence/O, the place as text that

@@ -19,7 +19,8 @@ class Entry:
     """One event in the log. `position` is its stream id; `body` the bytes that are stored, signed, sent and pulled.
 
     `subject` is the subscription that an event of `subscription.*` is about; such an event has no order. `gone`: a
-    purge erased the event; it is counted and never sent, and has no body."""
+    purge erased the event; it is counted and never sent, and has no body. `trace` is the `traceparent` of
+    what committed it, where that was traced."""
 
     position: str
     event_id: EventId
@@ -29,6 +30,7 @@ class Entry:
     body: bytes = field(repr=False)
     subject: str = ""
     gone: bool = False
+    trace: str = ""
 
     @property
     def committed_ms(self) -> int:
@@ -159,6 +161,7 @@ def read_entry(row: Any) -> Entry:
         sequence=int(named[b"q"]),
         body=named[b"b"],
         subject=named.get(b"s", b"").decode(),
+        trace=named.get(b"p", b"").decode(),
     )
 
 

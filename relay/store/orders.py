@@ -27,7 +27,7 @@ from typing import Literal
 import msgspec
 from prometheus_client import Counter
 
-from relay import metrics
+from relay import metrics, tracing
 from relay.errors import NotFound
 from relay.model.orders import RESOURCES, OrderId, OrderState, Resource, RetailerId, Tracking
 from relay.store import keys
@@ -199,6 +199,7 @@ class Orders:
                 *(len(fields) // 2, *fields),
                 *(len(arms) // 4, *arms),
                 *(len(commit.events), *events),
+                tracing.current(),
             ],
         )
         metrics.commit_duration.observe(time.perf_counter() - began)

@@ -36,6 +36,7 @@ from relay.store.recoveries import Recoveries
 from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Subscriptions
+from relay.tracing import OFF, Tracing
 from relay.vault import Vault, generate_master_key, parse_master_keys
 from tests.support.names import Names
 
@@ -136,6 +137,7 @@ def driven(
     *,
     allow: Allow = Allow(),  # noqa: B008
     resolver: Resolver | None = None,
+    tracing: Tracing = OFF,
     **chosen: str,
 ) -> None:
     """Run a test's coroutine against a fresh application on an emptied store. `chosen` are settings; unless they say
@@ -171,7 +173,7 @@ def driven(
                 audit=AuditLog(db),
                 limits=Limits(db, per_key=settings.api_rate, per_retailer=settings.api_rate_retailer),
             )
-            app = create_app(deps)
+            app = create_app(deps, tracing=tracing)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
                 await test(Relay(db, deps, app, actions, client))

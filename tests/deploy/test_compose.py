@@ -193,14 +193,14 @@ class Host:
     def log(self, name: str) -> str:
         return self._log(name).read_text()
 
-    def stop(self) -> dict[str, int]:
-        """SIGTERM for all; their statuses."""
+    def stop(self) -> None:
+        """SIGTERM for all; how they end is the subject of tests/faults."""
         for process in self._running.values():
             process.terminate()
-        try:
-            return {name: process.wait(timeout=60) for name, process in self._running.items()}
-        finally:
-            for process in self._running.values():
+        for process in self._running.values():
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
@@ -273,8 +273,6 @@ def test_the_demo_delivers_and_the_canary_comes_back(host: Host) -> None:
     delivered = host.log("receiver").count("order.tracking_started")
     host.once("provision")  # `up` again, all from the beginning
     _wait(host, lambda: host.log("receiver").count("order.tracking_started") > delivered)
-
-    assert set(host.stop().values()) == {0}
 
 
 def _canary(port: int) -> float:

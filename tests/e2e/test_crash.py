@@ -33,7 +33,10 @@ def test_workers_killed_at_random_lose_nothing(tmp_path: Path) -> None:
             for _ in range(2):
                 workers.start()
             while not scene.simulated_all or workers.kills < 24:
+                count = len(scene.rig.receipts)
                 await asyncio.sleep(dice.uniform(0.5, 1.4))
+                # A machine on which starting takes longer than that would never get anywhere.
+                await eventually(lambda: len(scene.rig.receipts) > count or scene.simulated_all, within=30)  # noqa: B023
                 await asyncio.to_thread(workers.kill, dice.choice(workers.running))
                 workers.start()
             await eventually(scene.ended, within=60)

@@ -44,6 +44,7 @@ def test_flags_come_before_the_environment_before_the_file(tmp_path: Path) -> No
         ("RELAY_SLICE", "2m", "60s"),
         ("RELAY_LEASE", "500ms", "1s"),
         ("RELAY_UPSTREAM_CLIENT_ID", "me", "together"),
+        ("RELAY_TRACE_RECEIVERS", "1", "RELAY_TRACING=1"),
         ("RELAY_PROT", "1", "RELAY_PORT"),
     ],
 )

@@ -44,6 +44,7 @@ from relay.store.redis import Db, open_client
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions
 from relay.store.tokens import StoredTokens
+from relay.tracing import OFF, Tracing
 from relay.upstream.client import HttpUpstream
 from relay.upstream.interface import Dialect
 from relay.upstream.specification import Specification
@@ -102,6 +103,7 @@ class Rig:
     receipts: list[Receipt] = field(default_factory=list)
     folds: dict[str, Fold] = field(default_factory=dict)
     running: list[asyncio.Task[None]] = field(default_factory=list)
+    tracing: Tracing = OFF
     stopping: bool = False
 
     @property
@@ -161,6 +163,7 @@ class Rig:
             clock=Clock(),
             policy=policy,
             limits=limits or PollLimits(lease_ms=2_000, drain_s=1.0),
+            tracing=self.tracing,
         )
         self.running.append(asyncio.create_task(pump.run(lambda: self.stopping)))
         return pump
@@ -175,6 +178,7 @@ class Rig:
             schedule=schedule or Schedule((0.05, 0.1)),
             limits=limits or DeliverLimits(lease_ms=2_000, drain_s=2.0),
             concurrency=concurrency,
+            tracing=self.tracing,
         )
         self.running.append(asyncio.create_task(pump.run(lambda: self.stopping)))
         return pump

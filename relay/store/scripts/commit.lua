@@ -4,7 +4,7 @@
 --   number of fields, then field/value pairs ('' deletes the field),
 --   number of arms, then {letter, end of lease or '' when it is not the committer's, delay (ms) or '' to stop polling,
 --     class} each,
---   number of events, then {id, type, sequence, body} each
+--   number of events, then {id, type, sequence, body} each, the traceparent that they carry on or ''
 -- Returns {'gone'}, {'conflict'}, or {'ok', now, stream id...}.
 local retailer, order, expected = ARGV[1], ARGV[2], ARGV[3]
 local known = redis.call('HMGET', KEYS[1], 'v', 'c', 't', 'g')
@@ -83,9 +83,14 @@ if soonest then
 end
 at = at + 4 * arms + 1
 local events = tonumber(ARGV[at])
+local trace = ARGV[at + 4 * events + 1]
 local out = {'ok', now}
 for i = at + 1, at + 4 * events, 4 do
-  local id = redis.call('XADD', KEYS[2], '*', 'i', ARGV[i], 't', ARGV[i + 1], 'o', order, 'q', ARGV[i + 2], 'b', ARGV[i + 3])
+  local entry = {'i', ARGV[i], 't', ARGV[i + 1], 'o', order, 'q', ARGV[i + 2], 'b', ARGV[i + 3]}
+  if trace ~= '' then
+    entry[11], entry[12] = 'p', trace
+  end
+  local id = redis.call('XADD', KEYS[2], '*', unpack(entry))
   redis.call('HSET', KEYS[3], ARGV[i], id)
   redis.call('RPUSH', KEYS[4], id)
   out[#out + 1] = id
