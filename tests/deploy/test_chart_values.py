@@ -10,6 +10,7 @@ import yaml
 
 from deploy.chart import CHART, files
 from deploy.chart.values import read
+from relay import __version__
 from relay.api.routes import OPERATIONS
 from relay.settings import TABLE
 from tests.deploy.chart import helm
@@ -107,6 +108,13 @@ def test_malformed_values_are_refused(
 @pytest.mark.parametrize(("values", "sentence"), CONTRADICTORY)
 def test_contradictory_values_are_refused(values: str, sentence: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert sentence in refusal(values, tmp_path_factory)
+
+
+def test_the_chart_deploys_this_release() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert chart["appVersion"] == __version__
+    assert f"image: relay:{__version__}\n" in chart["annotations"]["artifacthub.io/images"]
 
 
 def test_an_old_kubernetes_is_refused() -> None:
