@@ -79,7 +79,7 @@ def test_a_target_that_the_guard_refuses_is_no_and_leaves_nothing(redis_url: str
     async def story() -> None:
         async with deployment(redis_url, tmp_path, RELAY_TARGET_ALLOW="192.0.2.0/24") as (opened, shell):
             before = await retailers(opened)
-            receiver = ("--receiver-port", "0", "--receiver-url", f"http://127.0.0.1:9/")
+            receiver = ("--receiver-port", "0", "--receiver-url", "http://127.0.0.1:9/")
             status, out, err = await shell("probe", "delivery", *receiver)
 
             assert (status, out) == (1, ""), err
