@@ -86,7 +86,9 @@ def build(bwrap: str, folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     sandbox = [bwrap, *_root(), "--bind", str(folder / "tmp"), "/tmp", "--bind", str(folder / "build"), "/build"]
     sandbox += ["--bind", str(folder / "relay"), "/opt/relay", "--bind", str(folder / "builder"), "/opt/builder"]
-    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    # The environment's interpreter, or, where the tree lies in /tmp and is hidden, the one that it was made from.
+    here = Path(sys.executable)
+    path = f"{here.parent}:{here.resolve().parent}:/usr/local/bin:/usr/bin:/bin"
     variables = {**_outside(), **environment(0), "PATH": path}
     for step in steps():
         if step.stage != 0:
