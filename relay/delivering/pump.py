@@ -11,6 +11,7 @@ from relay.clock import Clock
 from relay.delivering.aside import Aside, Stores
 from relay.delivering.jobs import Limits
 from relay.delivering.places import Places
+from relay.delivering.posts import Posts
 from relay.delivering.runner import Runner
 from relay.model.retries import Schedule
 from relay.sender import Sender
@@ -49,6 +50,7 @@ class DeliverPump:
         self._schedule = schedule
         self._limits = limits
         self._tracing = tracing
+        metrics.deliveries_in_progress.set_function(lambda: Posts.everywhere)
         self._places = Places(concurrency, per_host)
         self._runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
         self.name = f"deliver-{secrets.token_hex(6)}"
