@@ -38,13 +38,13 @@ fmt: $(VENV)/.dev ## Format and apply the safe lint fixes
 	@$(BIN)/ruff check --fix .
 
 check-deploy: tools ## Chart, rules, dashboards, image and compose file, against the real tools
-	@$(BIN)/python -m pytest -q -n 2 tests/deploy
+	@$(BIN)/python -m pytest -q -n 2 tests/deploy $(ARGS)
 
 check-apiserver: tools ## Install, upgrade and remove the chart's shapes against a real kube-apiserver (builds it: minutes)
 	@$(BIN)/python -m deploy.apiserver $(ARGS)
 
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
-	@$(BIN)/python -m pytest -q tests/faults
+	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 stack: tools ## Everything of compose without Docker, with orders and Prometheus: make stack ARGS="--seconds 60"
 	@$(BIN)/python -m deploy.stack $(ARGS)

@@ -244,10 +244,10 @@ def test_the_other_subscriptions_hear_of_failing_disabled_and_recovered(redis_ur
             assert (summary.circuits["closed"], summary.parked_lanes) == (1, 6)
             assert sum(one.events for one in summary.waiting.values()) >= 6
 
-            async def nothing_ready() -> bool:  # it is disabled, and what the other has is written down
+            async def none_ready() -> bool:  # it is disabled, and the other has everything, once that is written
                 return (await Backlog(rig.db).summary()).waiting["ready"].events == 0
 
-            await eventually(nothing_ready)
+            await eventually(none_ready)
 
             endpoint.mood = works
             again = replace(found.configuration, enabled=True)
