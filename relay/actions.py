@@ -18,6 +18,7 @@ from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import TokenOwner
 from relay.store.orders import Orders
 from relay.upstream.interface import Access, UnusableAnswer, Upstream
+from relay.upstream.tokens import Blame
 
 #: How long a write may wait for its turn in the credential's budget (ms).
 PATIENCE_MS = 5_000
@@ -162,6 +163,8 @@ class Actions:
         try:
             return await self._broker.access(owner)
         except AccessRefused as error:
+            if error.code == Blame.BUSY.value:
+                raise RateLimited(error.detail, retry_after_s=5, code="upstream_busy") from None
             raise UpstreamRefused(error.detail, status=401, code=error.code) from None
 
 

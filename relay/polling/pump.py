@@ -45,7 +45,7 @@ from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, U
 LONGEST_SLEEP = 0.5
 #: How far ahead of time requests are granted (ms), and how late one may set out. What is later gives its turn back:
 #: requests that a stall has held up would else leave together, and some second would hold more than the budget.
-HORIZON_MS, LATEST_MS = 100, 30
+HORIZON_MS, LATEST_MS = 100, 25
 
 #: What shows that upstream takes less than it was given.
 _OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})
@@ -146,8 +146,9 @@ class PollPump:
             self._room.clear()
             await _first(self._room.wait(), LONGEST_SLEEP)
             return
+        asked = time.monotonic()
         claim = await self._arms.claim(min(room, BATCH), lease_ms=self._limits.lease_ms, horizon_ms=HORIZON_MS)
-        self._clock.anchor(claim.now_ms)
+        self._clock.anchor(claim.now_ms, asked)
         if paid := sum(arm.pool.rate > 0 for arm in claim.arms):
             metrics.budget_spent.inc(paid)
         for arm in claim.arms:

@@ -29,7 +29,7 @@ from relay.polling import PollPump
 from relay.polling.pump import Limits as PollLimits
 from relay.receiver import Receipt, Receiver
 from relay.sender import Sender
-from relay.serving import serve
+from relay.simulator.server import serve
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
@@ -71,9 +71,9 @@ async def eventually(condition: Callable[[], Any], within: float = 15.0) -> Any:
 
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
-    """An ASGI app on a real port; gives its base URL."""
+    """An ASGI app on a real port; gives its base URL. The app can reach its connections (relay.simulator.server)."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve(app, "127.0.0.1", 0, port.set_result, grace=1))
+    task = asyncio.create_task(serve(app, "127.0.0.1", 0, port.set_result))
     try:
         yield f"http://127.0.0.1:{await port}"
     finally:
