@@ -3,7 +3,9 @@
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -31,6 +33,9 @@ class Life(msgspec.Struct):
     changes: list[tuple[float, str]]
 
 
+T = TypeVar("T", World, Life)
+
+
 class BadTrace(Exception):
     """A trace file that cannot be used; the text says where and why."""
 
@@ -38,24 +43,25 @@ class BadTrace(Exception):
 def read(path: Path) -> tuple[World, list[Life]]:
     """The world and its orders. Raises BadTrace."""
     lines = _lines(path)
-    try:
-        number, first = next(lines, (1, b""))
-        if not first:
-            raise ValueError("the file is empty")
-        world = msgspec.json.decode(first, type=World)
-        _check_world(world)
-        lives = []
-        for number, line in lines:
-            life = msgspec.json.decode(line, type=Life)
-            _check_life(life, world.horizon_s)
-            lives.append(life)
-    except (msgspec.DecodeError, ValueError, UnicodeDecodeError) as error:
-        raise BadTrace(f"{path}, line {number}: {error}") from None
+    world = _decoded(path, next(lines, (1, b"")), World)
+    lives = [_decoded(path, line, Life, world.horizon_s) for line in lines]
     if world.orders not in (None, len(lives)):
         raise BadTrace(f"{path}: {len(lives)} orders where the first line says {world.orders}; the file may be cut")
     if not any(at > world.horizon_s / 2 for life in lives for at, _ in life.changes):
         raise BadTrace(f"{path}: no change in the second half of the time, which is the half that is scored")
     return world, lives
+
+
+def _decoded(path: Path, line: tuple[int, bytes], shape: type[T], *given: float) -> T:
+    number, raw = line
+    try:
+        if not raw.strip():
+            raise ValueError("the file is empty")
+        value = msgspec.json.decode(raw, type=shape)
+        _check(value, *given)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadTrace(f"{path}, line {number}: {error}") from None
+    return value
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -69,6 +75,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() or number == 1:
             yield number, line
+
+
+def _check(value: World | Life, horizon: float = 0.0) -> None:
+    if isinstance(value, Life):
+        _check_life(value, horizon)
+        return
+    _check_world(value)
 
 
 def _check_world(world: World) -> None:
@@ -92,4 +105,4 @@ def _check_life(life: Life, horizon: float) -> None:
 
 
 def _rising(times: Sequence[float]) -> bool:
-    return all(before <= after for before, after in zip(times, times[1:], strict=False))
+    return all(before <= after for before, after in pairwise(times))

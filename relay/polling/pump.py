@@ -33,7 +33,7 @@ from relay.model.pressure import Pressure
 from relay.polling.planner import Planner
 from relay.polling.settler import BATCH, GATHER, Settler
 from relay.polling.verdicts import Verdicts
-from relay.store.arms import Arms
+from relay.store.arms import LATEST_MS, Arms
 from relay.store.bells import Bells
 from relay.store.decisions import Decisions
 from relay.store.order_records import ClaimedArm
@@ -43,9 +43,8 @@ from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, U
 
 #: How long the pump sleeps at most before it looks at the due times again, bell or no bell (seconds).
 LONGEST_SLEEP = 0.5
-#: How far ahead of time requests are granted (ms), and how late one may set out. What is later gives its turn back:
-#: requests that a stall has held up would else leave together, and some second would hold more than the budget.
-HORIZON_MS, LATEST_MS = 100, 25
+#: How far ahead of time requests are granted (ms).
+HORIZON_MS = 100
 
 #: What shows that upstream takes less than it was given.
 _OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})

@@ -37,9 +37,8 @@ class StoredTokens:
     async def unlock(self, credential_id: str, user_id: str) -> None:
         await self._db.run("DEL", keys.pause("mint/" + keys.token(credential_id, user_id)))
 
-    async def turn(self, credential_id: str, *, within_s: float) -> float | None:
-        wait_ms = await self._arms.spend(credential_id, within_ms=round(within_s * 1000))
-        return None if wait_ms is None else wait_ms / 1000
+    async def turn(self, credential_id: str, *, within_s: float) -> bool:
+        return await self._arms.turn(credential_id, within_ms=round(within_s * 1000))
 
     async def pause(self, credential_id: str, seconds: float, why: str) -> None:
         until_ms = await self._db.now_ms() + round(seconds * 1000)

@@ -80,8 +80,8 @@ class TokenCache(Protocol):
 
     async def unlock(self, credential_id: str, user_id: str) -> None: ...
 
-    async def turn(self, credential_id: str, *, within_s: float) -> float | None:
-        """Spend a request of the credential's budget: in how many seconds it may be sent; None when not in time."""
+    async def turn(self, credential_id: str, *, within_s: float) -> bool:
+        """Spend a request of the credential's budget and wait until it may be sent; False when it may not in time."""
         ...
 
     async def pause(self, credential_id: str, seconds: float, why: str) -> None:
@@ -234,10 +234,8 @@ class Tokens:
         return kept
 
     async def _mint(self, credential: Credential, user_id: str) -> _Kept:
-        wait_s = await self._cache.turn(credential.id, within_s=_PATIENCE)
-        if wait_s is None:
+        if not await self._cache.turn(credential.id, within_s=_PATIENCE):
             raise TokenRefused("upstream asked for a pause, or its budget is spent", None, Blame.BUSY)
-        await asyncio.sleep(wait_s)
         assertion = base64.b64encode(msgspec.json.encode({"user_id": user_id})).decode()
         request = {
             "client_id": credential.client_id,

@@ -68,7 +68,10 @@ def test_the_relay_learns_what_the_oracle_is_told(tmp_path: Path) -> None:
 
 HEAD: dict[str, Any] = {"format": 1, "world": "by hand", "orders": 1, "horizon_s": 100.0, "note": ""}
 ORDER: dict[str, Any] = {
-    **{"order_id": "o1", "retailer": "r", "start": -5.0, "end": 90.0},
+    "order_id": "o1",
+    "retailer": "r",
+    "start": -5.0,
+    "end": 90.0,
     "stages": [[-5.0, "picking"], [40.0, "staging"], [90.0, "delivered"]],
     "changes": [[10.0, "items"], [40.0, "handling"], [60.0, "messages"], [60.0, "messages"], [90.0, "handling"]],
 }
@@ -106,7 +109,10 @@ def test_a_trace_made_by_hand_is_scored_and_every_policy_is_told(
         (_told({**HEAD, "format": 2}, ORDER), "line 1: format 2; this reads format 1"),
         (_told({**HEAD, "horizon_s": 0}, ORDER), "horizon_s must be above 0"),
         (_told(HEAD, {**ORDER, "start": "noon"}), "line 2: Expected `float`, got `str` - at `$.start`"),
-        (_told(HEAD, {key: ORDER[key] for key in ("order_id", "retailer", "start")}), "missing required field `stages`"),
+        (
+            _told(HEAD, {key: ORDER[key] for key in ("order_id", "retailer", "start")}),
+            "missing required field `stages`",
+        ),
         (_told(HEAD, {**ORDER, "stages": []}), "o1: stages must not be empty"),
         (_told(HEAD, {**ORDER, "changes": [[5.0, "items"], [4.0, "items"]]}), "changes must be sorted by time"),
         (_told(HEAD, {**ORDER, "changes": [[5.0, "chat"]]}), "resource 'chat' is none of handling, items, messages"),

@@ -117,12 +117,12 @@ def _faults(*faults: str) -> Callable[[Trouble], None]:
 
 FAULTS: dict[str, tuple[Callable[[Trouble], None], str, int]] = {
     "429": (_faults("429:1"), "throttled", 5),
-    "half of the requests time out": (_faults("timeout:0.5"), "timeout", 20),
-    "latency rises tenfold": (_faults("latency:400ms:1"), "unchanged", 60),
+    "half of the requests time out": (_faults("timeout:0.5"), "timeout", 10),
+    "latency rises tenfold": (_faults("latency:300ms:1"), "unchanged", 60),
     "the token endpoint is down": (_close_the_token_endpoint, "token_endpoint", 5),
     "the credential is revoked": (_revoke, "credential_refused", 5),
-    "another order's data": (_twist("other"), "nonsense", 10),
-    "duplicated ids": (_twist("twins"), "changed", 10),
+    "another order's data": (_twist("other"), "nonsense", 5),
+    "duplicated ids": (_twist("twins"), "changed", 5),
     "nothing but nonsense": (_faults("wrong-type:0.4", "malformed:0.4", "error-200:0.4"), "malformed", 10),
 }
 
@@ -136,7 +136,7 @@ def test_the_budget_holds_and_nothing_is_damaged_or_lost(
     breaks, outcome, often = FAULTS[name]
 
     async def main() -> None:
-        simulator = Simulator(SimulatorConfig(orders=ORDERS, speed=500, seed=3))
+        simulator = Simulator(SimulatorConfig(orders=ORDERS, speed=1500, seed=3, user_ids=False))
         twisted, keys = Twisted(simulator), Keys()
         async with open_rig(redis_url, twisted) as rig, httpx.AsyncClient(base_url=rig.upstream_url) as http:
             await rig.arms.set_rate("shared", BUDGET)
@@ -155,7 +155,7 @@ def test_the_budget_holds_and_nothing_is_damaged_or_lost(
             await eventually(lambda: _ended(rig, simulator), within=90)
             await rig.stop()
             await _prove(rig, simulator)
-            assert simulator.traffic.max_in_a_second <= BUDGET
+            assert BUDGET / 2 < simulator.traffic.max_in_a_second <= BUDGET
 
     asyncio.run(main())
 

@@ -1,6 +1,7 @@
 """The poll pump on a real store and real sockets: promise 5 (an error is not a state) and its neighbours."""
 
 import asyncio
+import gzip
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -63,6 +64,14 @@ def test_an_order_is_announced_after_its_first_complete_reading(redis_url: str) 
         (Answer(status=429, headers={"retry-after": "1"}), "throttled"),
         (Answer(status=500), "server_error"),
         (Answer(status=302, headers={"location": "http://127.0.0.1:1/"}), "rejected"),
+        (Answer(status=308, headers={"location": "/v2/post_checkout/orders/o-1/items"}), "rejected"),
+        (Answer(status=204, raw=b""), "rejected"),
+        (Answer(status=206, raw=b'{"items": []}'), "rejected"),
+        (Answer(raw=gzip.compress(b" " * 100_000_000), headers={"content-encoding": "gzip"}), "malformed"),
+        (Answer(raw=gzip.compress(gzip.compress(b"{}")), headers={"content-encoding": "gzip, gzip"}), "malformed"),
+        (Answer(raw=b'{"items": []}', headers={"content-encoding": "br"}), "malformed"),
+        (Answer(endless=b" " * 65_536), "malformed"),
+        (Answer(endless=b" ", headers={}), "timeout"),
         (Answer({"items": []}, delay_s=5), "timeout"),
         (Answer(raw=b"{}", headers={"content-length": "1000"}), "network"),
     ],

@@ -21,7 +21,7 @@ from relay.store import keys
 from relay.store.order_records import Registration, UserToken
 from tests.support.rig import POLICY, Answer, Answers, Rig, eventually, open_rig
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 #: Intervals as in production but a hundred times as fast.
 FAST = Policy(Cadence(scale=0.01, floor=0.02), patience_ms=150, confirm_after_ms=30)
@@ -35,15 +35,11 @@ class Crowd(Answers):
         self.times: list[tuple[float, str]] = []
         self.traffic = Traffic()
         self.refusing: Answer | None = None
-        self.losing = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             at = self.traffic.arrived(time.monotonic(), held_up(scope))
             self.times.append((at, scope["path"].split("/")[4]))
-            if self.losing and len(self.times) % 2:
-                await asyncio.sleep(2)  # longer than anybody waits
-                return
             if self.refusing is not None:
                 self.misbehaviour = dict.fromkeys(("handling", "items", "messages"), self.refusing)
             else:
@@ -66,7 +62,7 @@ class Crowd(Answers):
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 80))
+    asyncio.run(asyncio.wait_for(test, 140))
 
 
 async def track(rig: Rig, count: int, *, retailer: str | None = None, prefix: str = "o") -> list[str]:
@@ -162,7 +158,7 @@ def test_a_wave_of_orders_starves_neither_the_old_ones_nor_another_retailer(redi
                 return waves > 50 and min(sum(asked[one] for one in names) for names in (old, small)) > 15
 
             # To read all of the wave first would take 25 minutes.
-            await eventually(all_go_on, within=60)
+            await eventually(all_go_on, within=90)
             assert upstream.most_in_a_second() <= 100
             outlook = await look(rig.arms, FAST, "shared")
             assert not outlook.forecast.feasible
@@ -199,27 +195,6 @@ def test_429_slows_the_whole_credential_down_and_all_recovers(redis_url: str, he
             assert refused < 60
             if headers:
                 assert refused < 30  # a pause of a second after each look
-
-    run(main())
-
-
-def test_half_of_the_requests_time_out_and_nothing_is_lost(redis_url: str) -> None:
-    async def main() -> None:
-        upstream = Crowd()
-        async with open_rig(redis_url, upstream, deadline=0.3) as rig:
-            await rig.arms.set_rate("shared", 200)
-            await track(rig, 30)
-            pump = rig.poll(FAST)
-            await eventually(lambda: len(upstream.times) > 150)
-            upstream.losing = True
-            upstream.handling = Answer({"status": "staging"})
-
-            async def all_seen() -> bool:
-                return all([(await rig.state(f"o-{n}")).snapshot.status == "staging" for n in range(30)])
-
-            await eventually(all_seen, within=40)
-            assert pump.tally["timeout"] > 10
-            assert upstream.most_in_a_second() <= 200
 
     run(main())
 

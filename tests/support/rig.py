@@ -257,6 +257,8 @@ class Answer:
     content_type: str = "application/json"
     delay_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    #: What is sent without end, in chunks, instead of a body.
+    endless: bytes = b""
 
     @property
     def body(self) -> bytes:
@@ -287,6 +289,13 @@ class Answers:
             await asyncio.sleep(answer.delay_s)
         headers = [(b"content-type", answer.content_type.encode())]
         headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        if answer.endless:
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            gone = asyncio.ensure_future(receive())
+            while not gone.done():
+                await send({"type": "http.response.body", "body": answer.endless, "more_body": True})
+                await asyncio.sleep(0)
+            return
         if "content-length" not in answer.headers:
             headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
