@@ -24,9 +24,6 @@ PATIENCE_MS = 5_000
 #: How long a write whose outcome is not known keeps the same from being sent again (seconds): long enough for its
 #: consequence to be seen.
 UNKNOWN_FOR_S = 60.0
-#: Statuses of upstream's answer after which it is certain that nothing was done.
-_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
-
 Send = Callable[[Access], Awaitable[JsonObject]]
 
 
@@ -127,9 +124,9 @@ class Actions:
             answer = await self._send(owner, access, send)
         except UpstreamRefused as error:
             metrics.actions.labels(kind, error.code).inc()
-            if error.status == 429:
+            if error.status == 429 or (error.status == 503 and error.retry_after_s is not None):
                 await self._arms.throttle(owner.credential, error.retry_after_s)
-            if error.status in _REFUSED or error.code == "upstream_unreachable":
+            if _nothing_done(error):
                 await self._decisions.drop(retailer_id, order_id, decision.what)
             else:
                 await self._orders.refresh(retailer_id, order_id)  # to see whether it arrived
@@ -175,6 +172,11 @@ class Actions:
             if error.code == Blame.BUSY.value:
                 raise RateLimited(error.detail, retry_after_s=5, code="upstream_busy") from None
             raise UpstreamRefused(error.detail, status=401, code=error.code) from None
+
+
+def _nothing_done(error: UpstreamRefused) -> bool:
+    """Whether it is certain: upstream refused it (4xx), or never got it."""
+    return error.code == "upstream_unreachable" or (error.status is not None and 400 <= error.status < 500)
 
 
 def _age_s(decision: Decision) -> float:
