@@ -19,7 +19,7 @@ from relay import metrics
 from relay.upstream.interface import Access
 
 #: A token is renewed when this share of its life is over; while that fails, the old one serves until it is near its
-#: end (seconds).
+#: end (seconds). One that does not live long serves until it is to be renewed.
 RENEW_AT, NEAR_END = 0.8, 30.0
 #: After a refused or failed mint the same user is not tried again for this long (seconds).
 BACK_OFF = 5.0
@@ -126,7 +126,7 @@ class Tokens:
         key = (credential.id, user_id)
         kept = self._kept.get(key)
         now = time.time()
-        if kept is None or kept.expires_at - NEAR_END <= now:
+        if kept is None or max(kept.renew_at, kept.expires_at - NEAR_END) <= now:
             kept = await self._mint_once(credential, user_id, None)
         elif kept.renew_at <= now and not self._backs_off(key):
             self._start(credential, user_id, None)  # the old one serves in the meantime

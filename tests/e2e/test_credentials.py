@@ -1,6 +1,7 @@
 """Tokens and credentials under a running pump: revoked, mended, the endpoint down; and what the API says of it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -198,5 +199,57 @@ def test_a_given_token_that_is_refused_before_its_time_gives_way_to_minted_ones(
                 return (await rig.state("o-2")).tracking is Tracking.ACTIVE
 
             await eventually(resumed)
+
+    run(main())
+
+
+class Minter:
+    """A token endpoint whose tokens live for `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.minted = 0
+        self.down = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        self.minted += not self.down
+        body = b'{"access_token": "t-%d", "expires_in": %d}' % (self.minted, self.seconds)
+        await send({"type": "http.response.start", "status": 503 if self.down else 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+
+def test_a_token_is_renewed_early_while_the_old_one_serves(
+    redis_url: str, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        credential, minter, real = Credential("shared", "client", "secret"), Minter(3_600), time.time
+        async with open_rig(redis_url, minter) as rig, httpx.AsyncClient(base_url=rig.upstream_url) as http:
+            tokens = Tokens(http, StoredTokens(rig.db, vault))
+            assert (await tokens.access(credential, "ada")).token == "t-1"
+            monkeypatch.setattr(time, "time", lambda: real() + 3_000)
+            minter.down = True
+            assert (await tokens.access(credential, "ada")).token == "t-1"  # nobody waits for the new one
+            minter.down = False
+            monkeypatch.setattr(tokens_module.Tokens, "_backs_off", lambda self, key: None)
+            monkeypatch.setattr(tokens_module, "PAUSES", dict.fromkeys(tokens_module.PAUSES, (0.0, 0.0)))
+
+            async def renewed() -> bool:
+                return (await tokens.access(credential, "ada")).token == "t-2"
+
+            await eventually(renewed)
+            assert minter.minted == 2
+
+    run(main())
+
+
+def test_tokens_that_do_not_live_long_are_not_minted_for_each_request(redis_url: str, vault: Vault) -> None:
+    async def main() -> None:
+        minter = Minter(20)
+        async with open_rig(redis_url, minter) as rig, httpx.AsyncClient(base_url=rig.upstream_url) as http:
+            tokens = Tokens(http, StoredTokens(rig.db, vault))
+            for _ in range(10):
+                await tokens.access(Credential("shared", "client", "secret"), "ada")
+            assert minter.minted == 1
 
     run(main())
