@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import sys
-from bisect import bisect_left
 from collections import Counter, deque
 from typing import Any
 
@@ -64,8 +63,15 @@ class Traffic:
         self._times.append(at)
         if len(self._times) >= self._enough:
             self._count()
+            last = max(self._times)
+            self._times = [one for one in self._times if one > last - _STILL_COMING]
             self._enough = 2 * len(self._times) + _AT_ONCE
         return at
+
+    @property
+    def times(self) -> list[float]:
+        """When the last ten thousand or so came, rising."""
+        return sorted(self._times)
 
     @property
     def max_in_a_second(self) -> int:
@@ -73,13 +79,11 @@ class Traffic:
         return self._most
 
     def _count(self) -> None:
-        times, first = sorted(self._times), 0
+        times, first = self.times, 0
         for number, at in enumerate(times):
             while times[first] <= at - self._second:
                 first += 1
             self._most = max(self._most, number - first + 1)
-        if times:
-            self._times = times[bisect_left(times, times[-1] - _STILL_COMING) :]
 
     def report(self) -> dict[str, Any]:
         """`by_status` has "none" for requests that were never completely answered."""

@@ -17,7 +17,6 @@ from relay.clock import Clock
 from relay.delivering import DeliverPump
 from relay.delivering.aside import Stores
 from relay.delivering.jobs import Limits as DeliverLimits
-from relay.engine import FastEngine
 from relay.model.cadence import Cadence
 from relay.model.fold import Fold
 from relay.model.keyring import Keyring
@@ -50,6 +49,7 @@ from relay.upstream.interface import Dialect
 from relay.upstream.specification import Specification
 from relay.upstream.tokens import Credential, Tokens
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support.budget import WatchedEngine
 
 #: Fast for tests: nothing here waits for real minutes.
 POLICY = Policy(Cadence(scale=0.001, floor=0.02), patience_ms=150, confirm_after_ms=30)
@@ -99,7 +99,7 @@ class Rig:
     receiver_url: str
     receiver: Receiver
     retailer_id: RetailerId
-    engine: FastEngine
+    engine: WatchedEngine
     receipts: list[Receipt] = field(default_factory=list)
     folds: dict[str, Fold] = field(default_factory=dict)
     running: list[asyncio.Task[None]] = field(default_factory=list)
@@ -220,7 +220,7 @@ async def open_rig(
     """A rig with its retailer. `upstream` is an ASGI app; `receiver` are options of the receiver."""
     vault = Vault(parse_master_keys(master_keys or generate_master_key("rig")))
     db = Db(open_client(redis_url))
-    engine = FastEngine(deadline=deadline)
+    engine = WatchedEngine(deadline=deadline)
     witness = Receiver([], **receiver)
     async with serving(upstream or Answers()) as upstream_url, serving(witness) as receiver_url:
         retailer = await Retailers(db, vault).create("Rig", upstream=None, budget=None, limits={})
