@@ -32,13 +32,13 @@ def test_a_claim_leases_and_a_lost_lease_settles_nothing(redis_url: str) -> None
             assert {(arm.order_id, arm.resource) for arm in first.arms} == {
                 (order, resource) for order in ("o-1", "a/b") for resource in RESOURCES
             }
-            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == []
             await asyncio.sleep(0.05)  # the lease is what is waited for
             second = await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)
             assert len(second.arms) == 6
 
             assert await rig.arms.settle([Settlement(arm, Due(0), 1) for arm in first.arms]) == 6
-            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == []
             assert await rig.arms.settle([Settlement(arm, Due(0), 2) for arm in second.arms]) == 0
             assert len((await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms) == 6
 
@@ -94,7 +94,7 @@ def test_a_reading_is_settled_only_on_what_it_was_decided_on(redis_url: str) -> 
                 if one.resource is Resource.ITEMS
             ]
             for holds in ("fother", "f", f"v{state.version + 1}", f"v{state.version}", "fknown"):
-                settled = Settlement(arm, Due(60_000), 9_000, b"new", holds=holds)
+                settled = Settlement(arm, Due(60_000), 9_000, "new", holds=holds)
                 assert await rig.arms.settle([settled]) == 0
                 moved = holds not in (f"v{state.version}", "fknown")
                 expected = [b"known", b"5"] if moved else [b"new", b"9000"]
