@@ -98,13 +98,13 @@ class CanaryUpstream:
 
 
 class CanaryEngine:
-    """An `Engine` for deliveries: the guarded one, but for the canary's own URL, letter by letter, which the operator
-    set. The API refuses that URL to retailers as it refuses every address that is not public."""
+    """An `Engine` for the deliveries of the canary's retailer, and of no other: the guarded one, but for the canary's
+    own URL, letter by letter, which the operator set. A retailer's subscription to that URL is judged as any other."""
 
     def __init__(self, guarded: Engine, plain: Engine, settings: Settings) -> None:
         self._guarded = guarded
         self._plain = plain
-        self._hook = hook(settings) if settings.canary else ""
+        self._hook = hook(settings)
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
