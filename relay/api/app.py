@@ -281,7 +281,7 @@ class Observed:
         metrics.http_duration.labels(_group(route)).observe(seconds)
         self._log.info(
             "request.served",
-            method=scope["method"],
+            method=method,
             route=route or "other",
             status=status,
             duration_ms=round(seconds * 1000, 2),
