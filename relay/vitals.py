@@ -20,6 +20,8 @@ from relay.store.redis import Db
 TICK, LATEST = 0.25, 1.0
 #: How often Redis is asked whether it is there (seconds).
 PROBE_EVERY = 5.0
+#: How long `/readyz` waits for Redis's first write (seconds): shorter than a probe does.
+LATCH_WITHIN = 1.0
 #: API requests in flight above which a process asks to be given no more.
 MOST_IN_FLIGHT = 500
 
@@ -34,6 +36,7 @@ class Vitals:
         self._db = db
         self._empty = asyncio.Event()
         self._latched = False
+        self._latching: asyncio.Task[None] | None = None
         self._lag = 0.0
         self._expected: float | None = None
 
@@ -52,12 +55,16 @@ class Vitals:
         if self.draining.is_set() or self.lag >= LATEST or self.in_flight >= self._most_in_flight:
             return False
         if not self._latched and self._db is not None:
-            try:
-                await self._db.run("SET", keys.SCRATCH, 1, "EX", 60)
-            except (StoreUnavailable, RedisError):
-                return False
-            self._latched = True
+            # One write at a time, however often it is asked: on a Redis that hangs it takes a good part of a minute.
+            if self._latching is None or self._latching.done():
+                self._latching = asyncio.create_task(self._latch(self._db))
+            await asyncio.wait({self._latching}, timeout=LATCH_WITHIN)
         return self._latched
+
+    async def _latch(self, db: Db) -> None:
+        with suppress(StoreUnavailable, RedisError):
+            await db.run("SET", keys.SCRATCH, 1, "EX", 60)
+            self._latched = True
 
     def entered(self) -> None:
         self.in_flight += 1
@@ -96,7 +103,7 @@ class Vitals:
 
     @asynccontextmanager
     async def watching(self, db: Db) -> AsyncIterator[None]:
-        """Ask Redis now and then whether it is there, and take it for the latch."""
+        """Ask Redis now and then whether it is there; `ready` asks it too from here on."""
         self._db = db
         metrics.redis_pool_in_use.set_function(lambda: db.pool[0])
         metrics.redis_pool_max.set(db.pool[1])
@@ -106,7 +113,7 @@ class Vitals:
             yield
         finally:
             stop.set()  # no cancellation: redis-py may swallow one inside a command
-            await asyncio.wait({task})
+            await asyncio.wait({task} if self._latching is None else {task, self._latching})
 
     async def _probe(self, db: Db, stop: asyncio.Event) -> None:
         while not stop.is_set():

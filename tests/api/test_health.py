@@ -85,6 +85,30 @@ def test_without_redis_a_process_is_alive_and_never_ready(unused_port: int) -> N
     asyncio.run(main())
 
 
+def test_a_redis_that_hangs_holds_no_probe_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.vitals.LATCH_WITHIN", 0.1)
+
+    async def main() -> None:
+        connections = 0
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        db = Db(open_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        vitals = Vitals(db)
+        for _ in range(3):
+            assert await _answer(vitals, "/readyz") == 503
+        assert connections == 1  # each was answered before even the first try had failed
+        await db.aclose()
+        server.close()
+
+    asyncio.run(main())
+
+
 def test_redis_is_up_and_its_pool_is_told(store_url: str) -> None:
     async def main() -> None:
         db = Db(open_client(store_url))
