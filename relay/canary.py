@@ -257,16 +257,16 @@ class Canary:
         found = await _own_subscription(self._db, self._subscriptions)
         if found is None:
             return 404, {}
-        known = [secret for secret, _ in found.keyring.secrets(int(time.time() * 1000))]
+        now_ms = await self._db.now_ms()  # the clock that signs goes by it too
+        known = [secret for secret, _ in found.keyring.secrets(now_ms)]
         try:
-            verify(headers, body, known, now_s=int(time.time()))
+            verify(headers, body, known, now_s=now_ms // 1000)
         except VerificationFailed as error:
             self._logger.warning("canary.unverified", detail=str(error))
             await self._db.run("HSET", keys.CANARY_STATE, "refused", 1)
             return 401, {}
         marker = (json.loads(body)["data"].get("order") or {}).get("canary", "")
         if marker:
-            now_ms = await self._db.now_ms()
             await self._db.run("HSET", keys.CANARY_STATE, "seen", marker, "seen_ms", now_ms)
         return 200, {}
 

@@ -17,7 +17,8 @@ from relay import canary, tracking
 from relay.embedded import EmbeddedStore
 from relay.model.keyring import Keyring
 from relay.model.orders import OrderId
-from relay.model.signing import Secret
+from relay.model.signing import Secret, signed_headers
+from relay.settings import load
 from relay.store import keys
 from relay.store.order_records import Registration, UserToken
 from relay.store.orders import Orders
@@ -178,6 +179,30 @@ def test_its_receiver_believes_no_signature_but_its_own(tmp_path: Path) -> None:
                 answer = await client.post(f"http://127.0.0.1:{scene.port}/hook", headers=forged, content=body)
             assert answer.status_code == 401
             assert await scene.db.run("HGET", keys.CANARY_STATE, "seen") != b"forged"
+
+    asyncio.run(main())
+
+
+def test_its_receiver_goes_by_the_clock_of_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose own clock is wrong is no reason to call what arrives unverified."""
+
+    async def main() -> None:
+        db = Db(open_client(redis_url))
+        vault = Vault(parse_master_keys(generate_master_key("k")))
+        one = canary.Canary(db, vault, Orders(db, vault), load({"RELAY_CANARY": "1"}))
+        await one._subscription()
+        found = await canary._own_subscription(db, Subscriptions(db, vault))
+        assert found is not None
+        now_s = await db.now_ms() // 1000
+        body = json.dumps({"data": {"order": {"canary": "marker"}}}).encode()
+        headers = signed_headers("evt_x", now_s, body, [secret for secret, _ in found.keyring.secrets(now_s * 1000)])
+        monkeypatch.setattr("time.time", lambda: now_s + 3600.0)
+        assert (await one._receive(dict(headers), body))[0] == 200
+        assert await db.run("HGET", keys.CANARY_STATE, "seen") == b"marker"
+        monkeypatch.undo()
+        await canary.retire(db, Orders(db, vault), Subscriptions(db, vault))
+        await db.run("DEL", keys.CANARY_STATE)
+        await db.aclose()
 
     asyncio.run(main())
 
