@@ -46,7 +46,7 @@ async def _findings(settings: Settings) -> list[Finding]:
         found.append((True, "RELAY_REDIS_URL is not set: `relay up` uses the embedded store"))
     else:
         found += await _of_redis(settings, settings.redis_url)
-    return [*found, await _of_upstream(settings)]
+    return [*found, await of_upstream(settings)]
 
 
 async def _of_redis(settings: Settings, url: str) -> list[Finding]:
@@ -87,10 +87,14 @@ async def _of_store(db: Db, settings: Settings) -> list[Finding]:
     return found
 
 
-async def _of_upstream(settings: Settings) -> Finding:
+async def of_upstream(settings: Settings) -> Finding:
+    """Asked without a token, which the API refuses: another answer is another service's, or a fault's."""
+    url = settings.upstream_url.rstrip("/")
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-            answer = await client.get(settings.upstream_url + "/v2/post_checkout/orders/relay-check/handling")
-        return answer.status_code < 500, f"upstream {settings.upstream_url} answers ({answer.status_code})"
+            answer = await client.get(f"{url}/v2/post_checkout/orders/relay-check/handling")
     except httpx.HTTPError as error:
-        return False, f"upstream {settings.upstream_url} does not answer: {type(error).__name__}"
+        return False, f"upstream {url} does not answer: {type(error).__name__}"
+    if answer.status_code in (401, 403, 429):
+        return True, f"upstream {url} answers ({answer.status_code})"
+    return False, f"upstream {url} answers {answer.status_code} where 401 is due: is RELAY_UPSTREAM_URL the API's?"

@@ -13,12 +13,14 @@ import jsonschema
 import pytest
 
 from relay import cli
+from relay.cli.checking import of_upstream
 from relay.errors import InvalidSettings
 from relay.model.catalogue import EVENT_TYPES
+from relay.settings import load
 from relay.store import keys
 from relay.store.redis import Db, open_client
 from relay.vault import Vault, generate_master_key, parse_master_keys
-from tests.support.rig import eventually, open_rig
+from tests.support.rig import Answer, Answers, eventually, open_rig, serving
 
 COMMANDS = (
     *("demo", "up", "api", "worker", "simulator", "receive", "retailers", "keys", "audit", "check"),
@@ -197,6 +199,20 @@ def test_check_finds_what_would_stop_a_process(
         asyncio.run(tell(("CONFIG", "SET", "min-replicas-to-write", 0), ("DEL", keys.LAYOUT, keys.KNOWN)))
     assert any("written by relay 9.9 in format 99" in text for text in wrong)
     assert any(text.startswith("Redis takes no write") and "NOREPLICAS" in text for text in wrong)
+
+
+@pytest.mark.parametrize(("status", "well"), [(401, True), (404, False), (200, False), (503, False)])
+def test_check_tells_the_api_from_something_else(status: int, well: bool) -> None:
+    upstream = Answers(Answer({}, status=status))
+
+    async def main() -> None:
+        async with serving(upstream) as url:
+            ok, text = await of_upstream(load({"RELAY_UPSTREAM_URL": f"{url}/"}))
+        assert ok is well
+        assert str(status) in text
+        assert [path for _, path, _ in upstream.asked] == ["/v2/post_checkout/orders/relay-check/handling"]
+
+    asyncio.run(main())
 
 
 def test_master_keys_are_made(capsys: pytest.CaptureFixture[str]) -> None:
