@@ -20,6 +20,8 @@ from relay.store.redis import Db
 TICK, LATEST = 0.25, 1.0
 #: How often Redis is asked whether it is there (seconds).
 PROBE_EVERY = 5.0
+#: How soon it has to answer, and how often it is asked while it is away (seconds).
+PROBE_WITHIN, AWAY_EVERY = 3.0, 1.0
 #: How long `/readyz` waits for Redis's first write (seconds): shorter than a probe does.
 LATCH_WITHIN = 1.0
 #: API requests in flight above which a process asks to be given no more.
@@ -32,6 +34,8 @@ class Vitals:
     def __init__(self, db: Db | None = None, *, most_in_flight: int = MOST_IN_FLIGHT) -> None:
         self.draining = asyncio.Event()
         self.in_flight = 0
+        #: Redis did not answer the last probe in time: requests need not find out one by one.
+        self.redis_away = False
         self._most_in_flight = most_in_flight
         self._db = db
         self._empty = asyncio.Event()
@@ -52,7 +56,10 @@ class Vitals:
         return max(self._lag, overdue)
 
     async def ready(self) -> bool:
-        if self.draining.is_set() or self.lag >= LATEST or self.in_flight >= self._most_in_flight:
+        if self.draining.is_set() or self.lag >= LATEST:
+            return False
+        # What piles up because Redis hangs is no reason either: it piles up everywhere.
+        if self.in_flight >= self._most_in_flight and not self.redis_away:
             return False
         if not self._latched and self._db is not None:
             # One write at a time, however often it is asked: on a Redis that hangs it takes a good part of a minute.
@@ -116,14 +123,27 @@ class Vitals:
             await asyncio.wait({task} if self._latching is None else {task, self._latching})
 
     async def _probe(self, db: Db, stop: asyncio.Event) -> None:
+        asking: asyncio.Task[bool] | None = None
         while not stop.is_set():
-            try:
-                await db.run("PING")
-                metrics.redis_up.set(1)
-            except (StoreUnavailable, RedisError):
-                metrics.redis_up.set(0)
-            try:
-                async with asyncio.timeout(PROBE_EVERY):
+            asking = asking or asyncio.create_task(_answers(db))
+            for _ in range(
+                2
+            ):  # where this loop itself stood still, the answer lies there and is read by the second wait
+                await asyncio.wait({asking}, timeout=PROBE_WITHIN / 2)
+            self.redis_away = not (asking.done() and asking.result())
+            metrics.redis_up.set(not self.redis_away)
+            if asking.done():
+                asking = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AWAY_EVERY if self.redis_away else PROBE_EVERY):
                     await stop.wait()
-            except TimeoutError:
-                continue
+        if asking is not None:
+            await asking
+
+
+async def _answers(db: Db) -> bool:
+    try:
+        await db.run("PING")
+    except (StoreUnavailable, RedisError):
+        return False
+    return True
