@@ -95,9 +95,10 @@ class Process:
 
     def deliver_pump(self) -> DeliverPump:
         settings = self.settings
+        exempt = canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)
         return DeliverPump(
             Stores(self.deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db)),
-            Sender(canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)),
+            Sender(self.delivery_engine),
             self.bells,
             clock=self.clock,
             schedule=settings.schedule,
@@ -109,6 +110,7 @@ class Process:
             concurrency=settings.delivery_concurrency,
             per_host=max(1, settings.host_concurrency // settings.deliver_pumps),
             tracing=self.tracing,
+            others={canary.RETAILER: Sender(exempt)} if settings.canary else {},
         )
 
     def maintain_pump(self) -> MaintainPump:

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from relay import metrics
 from relay.delivering.jobs import Limits
+from relay.model.orders import RetailerId
 from relay.model.retries import Schedule
+from relay.store import keys
 from relay.store.deliveries import Deliveries, Progress
 from tests.pumps.test_delivering import history
 from tests.support.readings import Since, gauge
@@ -181,5 +184,25 @@ def test_polls_and_commits_tell_of_themselves(redis_url: str) -> None:
             assert (gauge("poll_last_success_timestamp_seconds", resource="items") or 0) > 1_700_000_000
             assert since.rise("redis_round_trips_total", kind="script") > 3
             assert since.rise("redis_command_duration_seconds_count", kind="script") > 3
+
+    run(main())
+
+
+def test_the_canarys_polls_are_no_word_of_upstream(redis_url: str) -> None:
+    """They go to an upstream of our own: they would hide that the real one is away (RelayPollingStalled)."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            rig.retailer_id = RetailerId(keys.CANARY)
+            for resource in ("handling", "items", "messages"):
+                metrics.poll_last_success.labels(resource).set(1)
+            since = Since()
+            await rig.track("o-1")
+            rig.poll()
+            await eventually(lambda: since.rise("events_committed_total", type="order.tracking_started") == 1)
+            await eventually(lambda: since.rise("polls_total", resource="items", outcome="unchanged") > 2)
+            await rig.stop()
+            assert gauge("poll_last_success_timestamp_seconds", resource="items") == 1
+            assert gauge("poll_last_success_timestamp_seconds", resource="handling") == 1
 
     run(main())
