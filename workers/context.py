@@ -48,6 +48,9 @@ from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
 
+#: How much longer than a post may take a worker waits for it before it ends (seconds): none is cut off and repeated.
+DRAIN_SLACK = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -104,6 +107,7 @@ class Process:
             schedule=settings.schedule,
             limits=DeliverLimits(
                 lease_ms=round(settings.lease * 1000),
+                drain_s=settings.delivery_timeout + DRAIN_SLACK,
                 disable_after_s=settings.disable_after,
                 recovery_rate=settings.recovery_rate,
             ),
