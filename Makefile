@@ -44,7 +44,7 @@ check-apiserver: tools ## Install, upgrade and remove the chart's shapes against
 	@$(BIN)/python -m deploy.apiserver $(ARGS)
 
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
-	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/faults $(ARGS)
 
 stack: tools ## Everything of compose without Docker, with orders and Prometheus: make stack ARGS="--seconds 60"
 	@$(BIN)/python -m deploy.stack $(ARGS)

@@ -33,8 +33,8 @@ from relay.store.redis import Db, as_dict
 from relay.store.slots import Slots
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions
 from relay.upstream.client import HttpUpstream
+from relay.upstream.dialects import open_dialect
 from relay.upstream.interface import Access, Fetched, Refusal
-from relay.upstream.specification import Specification
 from relay.vault import Vault
 
 RETAILER = RetailerId(keys.CANARY)
@@ -44,6 +44,8 @@ ORDER = OrderId("relay canary")
 WITHIN = 30.0
 #: How often the store is asked whether it is (seconds).
 _LOOK = 0.1
+#: Lists of an order, under their names in either dialect: what polls the canary speaks the deployment's.
+_LISTS = {"items": ("items", "line_items"), "messages": ("messages", "chat_messages")}
 #: What the canary's receiver reads of a request at most.
 _LARGEST = 64 * 1024
 
@@ -63,7 +65,7 @@ class CanaryUpstream:
 
     def __init__(self, real: HttpUpstream, engine: Engine, settings: Settings) -> None:
         self._real = real
-        self._own = HttpUpstream(address(settings), engine, Specification()) if settings.canary else None
+        self._own = HttpUpstream(address(settings), engine, open_dialect(settings)) if settings.canary else None
 
     async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
         if order_id != ORDER:
@@ -247,11 +249,13 @@ class Canary:
         await send({"type": "http.response.body", "body": content})
 
     async def _resource(self, name: str) -> JsonObject:
-        if name in ("items", "messages"):
-            return {name: []}
+        if name in _LISTS:
+            return {field: [] for field in _LISTS[name]}
+        if name != "handling":
+            return {"order_id": ORDER, "workflow_state": "picking"}
         marker = await self._db.run("HGET", keys.CANARY_STATE, "marker") or b""
         await self._db.run("HSET", keys.CANARY_STATE, "fetched", marker)
-        return {"order_id": ORDER, "status": "picking", "canary": marker.decode()}
+        return {"order_id": ORDER, "status": "picking", "notes": "", "canary": marker.decode()}
 
     async def _receive(self, headers: dict[str, str], body: bytes) -> tuple[int, JsonObject]:
         found = await _own_subscription(self._db, self._subscriptions)

@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -16,6 +17,10 @@ from relay.store.connecting import Security, open_client
 
 #: A ring that nobody heard dies after this long (ms): what is due is rung again by the sweep.
 RING_EXPIRES_MS = 600_000
+
+#: When a ring is due that is to be heard at once. arq compares it with the clock of the machine that hears it, which
+#: may be minutes behind that of the machine that rings; 0 would be no time to it.
+_LONG_AGO = datetime.fromtimestamp(0.001, UTC)
 
 #: How many of a queue's first jobs a worker looks at.
 READ_LIMIT = 200
@@ -62,7 +67,12 @@ class Ringer:
         name = f"pump:{kind}:{slot}:{secrets.token_hex(6) if tick is None else tick}"
         try:
             job = await self._pool.enqueue_job(
-                "pump", kind, slot, _job_id=name, _queue_name=queue_name(kind), _defer_by=defer_s or None
+                *("pump", kind, slot),
+                _job_id=name,
+                _queue_name=queue_name(kind),
+                _defer_by=defer_s or None,
+                _defer_until=None if defer_s else _LONG_AGO,
+                _expires=timedelta(seconds=defer_s, milliseconds=RING_EXPIRES_MS),
             )
         except (RedisError, OSError) as error:
             metrics.rings.labels(kind, "failed").inc()

@@ -62,7 +62,7 @@ class Vitals:
         if self.in_flight >= self._most_in_flight and not self.redis_away:
             return False
         if not self._latched and self._db is not None:
-            # One write at a time, however often it is asked: on a Redis that hangs it takes a good part of a minute.
+            # One write at a time, however often it is asked: on a Redis that hangs it takes seconds.
             if self._latching is None or self._latching.done():
                 self._latching = asyncio.create_task(self._latch(self._db))
             await asyncio.wait({self._latching}, timeout=LATCH_WITHIN)

@@ -23,7 +23,8 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
     if draining.is_set() or not await process.slots.take(kind, slot, token, lease_ms):
         metrics.pump_slices.labels(kind, "surplus").inc()
         return
-    metrics.pump_wait.labels(kind).observe(max(0.0, time.time() - ctx["score"] / 1000))
+    rung_at = max(ctx["enqueue_time"].timestamp(), ctx["score"] / 1000)
+    metrics.pump_wait.labels(kind).observe(max(0.0, time.time() - rung_at))
     structlog.contextvars.bind_contextvars(pump=f"{kind}/{slot}")
     lost, done, handed = asyncio.Event(), asyncio.Event(), asyncio.Event()
     renewing = asyncio.create_task(_keep_slot(process, kind, slot, token, lease_ms, lost, done))

@@ -81,7 +81,7 @@ def _endpoint(
         request.scope["state"]["route"] = operation.path
         headers: dict[str, str] = {}
         try:
-            if vitals.redis_away:  # at once: a Redis that hangs would hold the request for half a minute
+            if vitals.redis_away:  # at once: a Redis that hangs would hold the request for seconds
                 raise StoreUnavailable("the store is not available; try again")
             caller, headers = await _admitted(deps, addresses, request)
             response = await _answer(Call(deps, caller, request, None), operation)

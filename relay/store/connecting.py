@@ -5,8 +5,11 @@ redis+sentinel://[user:password@]host:port[,host:port]/name[/db]     rediss+sent
 unix://path
 """
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import redis.asyncio as aioredis
@@ -24,6 +27,13 @@ MAX_CONNECTIONS = 1000
 _SENTINEL = {"redis+sentinel": False, "rediss+sentinel": True}
 #: Waits on a Sentinel (seconds): another one is asked next.
 _SENTINEL_WAIT = 1.0
+#: Longest wait for an answer, and for a connection (seconds).
+ANSWER_WITHIN, CONNECT_WITHIN = 5.0, 2.0
+#: How often a command is tried again, and until when after it began (seconds): an outage of a moment is bridged, and a
+#: Redis that accepts connections and answers nothing costs one wait for an answer, not one a try.
+RETRIES, RETRY_WITHIN = 3, 3.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,56 @@ def security_of(settings: Settings) -> Security:
     )
 
 
+class BoundedRetry(Retry):
+    """Tries again at one level only, and for a bounded time.
+
+    redis-py tries again where it sends a command, and inside of that where it looks after an idle connection or asks
+    the Sentinels: four tries of four, each with its wait. A connection has its own of these and serves one call at a
+    time, so what begins while another one runs is inside of it.
+    """
+
+    __slots__ = ("_busy",)
+
+    def __init__(self) -> None:
+        super().__init__(ExponentialBackoff(cap=1.0, base=0.05), RETRIES)
+        self._busy = False
+
+    async def call_with_retry(self, do: Callable[[], Awaitable[T]], fail: Callable[[Any], Any]) -> T:
+        outermost, self._busy = not self._busy, True
+        give_up, failures = time.monotonic() + RETRY_WITHIN, 0
+        try:
+            while True:
+                try:
+                    return await do()
+                except self._supported_errors as error:
+                    failures += 1
+                    await fail(error)
+                    pause = self._backoff.compute(failures)
+                    if not outermost or failures > RETRIES or time.monotonic() + pause > give_up:
+                        raise
+                await asyncio.sleep(pause)
+        finally:
+            self._busy = not outermost
+
+
+class _Unlocked:
+    """A pool whose calls connect side by side: redis-py holds the pool's lock meanwhile, so that behind a server that
+    does not answer AUTH each call would wait for all those before it."""
+
+    async def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        connection = self.get_available_connection()  # type: ignore[attr-defined]
+        try:
+            await self.ensure_connection(connection)  # type: ignore[attr-defined]
+        except BaseException:
+            await self.release(connection)  # type: ignore[attr-defined]
+            raise
+        return connection
+
+
+class _Pool(_Unlocked, aioredis.ConnectionPool):
+    pass
+
+
 class _Writable:
     """A connection that ends when its server turns out to be no primary any more: the next one asks, or resolves the
     name, anew. redis-py does so behind a Sentinel only."""
@@ -74,7 +134,7 @@ class WritableSSLConnection(_Writable, aioredis.SSLConnection):
     pass
 
 
-class _SentinelPool(SentinelConnectionPool):
+class _SentinelPool(_Unlocked, SentinelConnectionPool):
     """Closes its connections to the Sentinels as well."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
@@ -87,10 +147,10 @@ class _SentinelPool(SentinelConnectionPool):
 def connection_options() -> dict[str, Any]:
     """Options of every connection (docs/operations.md): bounded waits, keepalive, three retries with back-off."""
     return {
-        "socket_timeout": 5.0,
-        "socket_connect_timeout": 2.0,
+        "socket_timeout": ANSWER_WITHIN,
+        "socket_connect_timeout": CONNECT_WITHIN,
         "health_check_interval": 15,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+        "retry": BoundedRetry(),
         "retry_on_error": [ConnectionError, TimeoutError],
         "lib_name": None,  # CLIENT SETINFO: a command more to permit, which Redis 7.0 does not know
         "lib_version": None,
@@ -116,9 +176,7 @@ def open_client(
         options |= security.tls
     if not url.startswith("unix://"):
         options["socket_keepalive"] = True
-    pool = aioredis.ConnectionPool(
-        connection_class=connection_class, **{"max_connections": MAX_CONNECTIONS} | options | parsed
-    )
+    pool = _Pool(connection_class=connection_class, **{"max_connections": MAX_CONNECTIONS} | options | parsed)
     return client_class(connection_pool=pool)
 
 

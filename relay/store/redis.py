@@ -95,7 +95,7 @@ class Db:
         pipeline = self.client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return list(await self._ask("pipeline", pipeline.execute()))
+        return list(await self._ask("pipeline", _each_well(pipeline.execute(raise_on_error=False))))
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """Run a script atomically. Redis may have lost its script cache (restart, failover): then send the source."""
@@ -142,6 +142,16 @@ class Db:
 
     async def aclose(self) -> None:
         await self.client.aclose(close_connection_pool=True)
+
+
+async def _each_well(executing: Awaitable[list[Any]]) -> list[Any]:
+    """The answers of a pipeline. Its first error is raised as it is: redis-py would put the whole command before the
+    text, so that it is not known by its beginning any more, and logs get arguments that are nobody's business."""
+    answers = await executing
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def as_dict(answer: Any) -> dict[bytes, bytes]:

@@ -11,7 +11,7 @@ from tests.support.rig import eventually
 from tests.support.scenes import finish, open_scene
 from tests.support.servers import Server
 
-pytestmark = pytest.mark.timeout(170)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def _append_only_files_of(backup: Path, folder: Path) -> Path:
@@ -34,7 +34,8 @@ def test_a_backup_is_restored_onto_a_server_that_lost_everything(tmp_path: Path)
     async def main() -> None:
         async with open_scene(tmp_path, orders=6, speed=1500) as scene:
             worker = scene.workers.start()
-            await eventually(lambda: len(scene.rig.receipts) > 40, within=60)
+            async with scene.fed(1, 1.0):
+                await eventually(lambda: len(scene.rig.receipts) > 40, within=60)
             assert await asyncio.to_thread(scene.workers.stop, worker, 15.0) == 0
             await scene.rig.db.run("SAVE")
             backup = tmp_path / "backup.rdb"

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,14 @@ from typing import Any
 import pytest
 
 from relay.model.fold import Fold
-from relay.simulator.app import Simulator, SimulatorConfig
 from relay.store.log import Log
 from relay.store.redis import Db, open_client
-from relay.vault import generate_master_key
-from tests.support.rig import eventually, open_rig
-from tests.support.scenes import Scene, patiently
+from tests.support.rig import eventually
+from tests.support.scenes import Scene, open_scene_on, patiently
 from tests.support.servers import GOOD, Server
 from tests.support.tools import need
-from tests.support.workers import Workers
 
-pytestmark = pytest.mark.timeout(170)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("busy")]
 
 
 @dataclass
@@ -85,18 +82,8 @@ def _knows(sentinel: Server) -> bool:
     return bool(main.get("num-other-sentinels") == 2 and main.get("num-slaves") == 1)
 
 
-@asynccontextmanager
-async def _scene(cell: Cell, tmp_path: Path, speed: float = 600) -> AsyncIterator[Scene]:
-    simulator = Simulator(SimulatorConfig(orders=10, speed=speed, seed=5, static_token="good-token"))
-    master_keys = generate_master_key("scene")
-    async with open_rig(cell.url, simulator.app, master_keys=master_keys) as rig:
-        workers = Workers(cell.url, master_keys, rig.upstream_url, tmp_path / "workers.log")
-        await rig.subscribe()
-        await rig.track(*simulator.world.orders)
-        try:
-            yield Scene(rig, simulator, workers, None)  # type: ignore[arg-type]
-        finally:
-            await asyncio.to_thread(workers.close)
+def _scene(cell: Cell, tmp_path: Path, speed: float = 600) -> AbstractAsyncContextManager[Scene]:
+    return open_scene_on(cell.url, tmp_path, orders=10, speed=speed)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -118,12 +105,13 @@ def test_the_primary_is_killed_under_load(tmp_path: Path) -> None:
 
             scene.rig.receiver.on_receipt = noting
             workers = [scene.workers.start() for _ in range(2)]
-            await eventually(lambda: len(receipts) > 40, within=40)
+            async with scene.fed(1, 1.0):
+                await eventually(lambda: len(receipts) > 40, within=60)
             # The replica falls behind: what is committed and delivered from here on is lost with the primary.
             cell.replica.ask("REPLICAOF", "127.0.0.1", 1)
             replicated = {event["id"]: event for event in await _log_of(cell.replica, scene)}
             before = len(receipts)
-            await eventually(lambda: len(receipts) > before + 10, within=30)
+            await eventually(lambda: len(receipts) > before + 10, within=60)
             before = len(receipts)
             cell.primary.stop(kill=True)
             killed = time.monotonic()
@@ -199,7 +187,8 @@ def test_a_demoted_primary_that_still_answers(tmp_path: Path) -> None:
     async def main() -> None:
         async with _cell(tmp_path) as cell, _scene(cell, tmp_path, speed=1_200) as scene:
             worker = scene.workers.start()
-            await eventually(lambda: len(scene.rig.receipts) > 20, within=40)
+            async with scene.fed(1, 1.0):
+                await eventually(lambda: len(scene.rig.receipts) > 20, within=60)
             cell.sentinels[0].ask("SENTINEL", "FAILOVER", "main")
             await eventually(lambda: _role(cell.replica) == "role:master", within=60)
             before = len(scene.rig.receipts)

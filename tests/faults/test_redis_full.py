@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from relay.errors import STORE_FULL
+from tests.support.fleet import found_after
 from tests.support.rig import eventually
-from tests.support.scenes import Scene, open_scene
+from tests.support.scenes import Scene, finish, open_scene
 from tests.support.servers import free_port
 from tests.support.workers import Workers, metric
 
-pytestmark = pytest.mark.timeout(170)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("busy")]
 ADMIN = "an-operators-key-of-the-tests"
 
 
@@ -66,8 +68,10 @@ async def _free(scene: Scene) -> None:
 
 
 def test_full_redis_is_survived_without_loss(tmp_path: Path) -> None:
+    """New orders come all along, so there is a backlog when Redis is full, and work when it is not any more."""
+
     async def main() -> None:
-        async with open_scene(tmp_path, orders=6, speed=480) as scene, open_api_process(scene.workers) as api:
+        async with open_scene(tmp_path, orders=6, speed=1_500) as scene, open_api_process(scene.workers) as api:
             ports = {kind: free_port() for kind in ("poll", "deliver", "maintain")}
             workers = [scene.workers.start(kind, metrics_port=str(port)) for kind, port in ports.items()]
             made = await api.post("/v1/retailers", json={"name": "Corner"}, headers=_bearer(ADMIN))
@@ -75,34 +79,38 @@ def test_full_redis_is_survived_without_loss(tmp_path: Path) -> None:
             key = (await api.post(f"/v1/retailers/{retailer}/keys", json={}, headers=_bearer(ADMIN))).json()["key"]
             headers = _bearer(key)
             assert (await api.post("/v1/orders", json=_order("kept"), headers=headers)).status_code == 201
-            await eventually(lambda: len(scene.rig.receipts) > 20, within=40)
-            scene.rig.receiver.fail_rate = 1.0  # a backlog, to be drained while Redis is full
-            await eventually(lambda: _waiting(scene, 5), within=30)
-
-            await _fill(scene, 48)
-            await eventually(lambda: _is(ports["poll"], "relay_shedding", 1), within=30)
-            scene.rig.receiver.fail_rate = 0.0
-            refused = await eventually(lambda: _refusal(api, headers), within=30)
-            assert refused.headers["content-type"] == "application/problem+json"
-            assert int(refused.headers["retry-after"]) >= 1
-            assert refused.json()["code"] == STORE_FULL
-            assert (await api.get("/v1/orders/kept", headers=headers)).status_code == 200
-            await eventually(scene.rig.idle, within=60)  # deliveries drain
-            polled = await metric(ports["poll"], "relay_polls_total")
-            await asyncio.sleep(3)  # six turns of a pump: none of them claims anything
-            assert await metric(ports["poll"], "relay_polls_total") == polled
-            assert await scene.rig.balanced()
-            assert (await api.delete("/v1/orders/kept?purge=true", headers=headers)).status_code in (202, 503)
-
-            await _free(scene)
-            await eventually(lambda: _is(ports["poll"], "relay_shedding", 0), within=30)
-            assert (await eventually(lambda: _taken(api, headers), within=30)).status_code == 201
-            await eventually(scene.ended, within=90)
-            await eventually(scene.rig.idle, within=40)
+            async with scene.fed(1, 1.0):
+                await eventually(lambda: len(scene.rig.receipts) > 20, within=60)
+                scene.rig.receiver.fail_rate = 1.0  # a backlog, to be drained while Redis is full
+                await eventually(lambda: _waiting(scene, 5), within=60)
+                await _fill(scene, 48)
+                await eventually(lambda: _is(ports["poll"], "relay_shedding", 1), within=60)
+                scene.rig.receiver.fail_rate = 0.0
+                await _sheds(scene, api, headers, ports["poll"])
+                await _free(scene)
+                await eventually(lambda: _is(ports["poll"], "relay_shedding", 0), within=60)
+                assert (await eventually(lambda: _taken(api, headers), within=60)).status_code == 201
+                found = time.time()
+                await eventually(lambda: found_after(scene, found), within=60)
             assert [worker.poll() for worker in workers] == [None] * 3
-            await scene.prove()
+            await finish(scene)
 
     asyncio.run(main())
+
+
+async def _sheds(scene: Scene, api: httpx.AsyncClient, headers: dict[str, str], poll_port: int) -> None:
+    """The API takes nothing new and reads, polling pauses, deliveries drain."""
+    refused = await eventually(lambda: _refusal(api, headers), within=60)
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["code"] == STORE_FULL
+    assert (await api.get("/v1/orders/kept", headers=headers)).status_code == 200
+    await eventually(scene.rig.idle, within=60)
+    polled = await metric(poll_port, "relay_polls_total")
+    await asyncio.sleep(3)  # six turns of a pump: none of them claims anything
+    assert await metric(poll_port, "relay_polls_total") == polled
+    assert await scene.rig.balanced()
+    assert (await api.delete("/v1/orders/kept?purge=true", headers=headers)).status_code in (202, 503)
 
 
 def _bearer(key: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from tests.pumps.test_pressure import FAST, Crowd, let_pass, track
 from tests.support.budget import held
 from tests.support.rig import Answer, eventually, open_rig
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.lasting]
 
 #: How long upstream refuses (seconds).
 SECONDS = float(os.environ.get("POLL_FAULT_SECONDS", "60"))
@@ -31,7 +31,7 @@ def test_a_minute_of_429_costs_neither_the_budget_nor_a_change(redis_url: str, h
                 return all(state.snapshot.status == status and state.trouble is None for state in states)
 
             rig.poll(FAST)
-            await eventually(lambda: all_show("picking"))
+            await eventually(lambda: all_show("picking"), within=60)
             upstream.refusing = Answer(status=429, headers=headers)
             began, ended = await let_pass(SECONDS)
             asked = [at for at, _ in upstream.times if began <= at < ended]

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 
 from relay.embedded import EmbeddedStore
+from relay.errors import StoreUnavailable
 from relay.model.orders import Snapshot, Tracking
 from relay.simulator.app import Simulator, SimulatorConfig
+from relay.simulator.scenario import draft
 from relay.vault import generate_master_key
 from tests.support.rig import Rig, eventually, open_rig
 from tests.support.workers import Workers
@@ -25,6 +27,41 @@ class Scene:
     simulator: Simulator
     workers: Workers
     store: EmbeddedStore
+    added: int = 0
+
+    def admit(self, count: int) -> list[str]:
+        """More orders of the simulator's, that are shopped from now on; nobody tracks them yet."""
+        now, names = self.simulator.tick(), []
+        for _ in range(count):
+            self.added += 1
+            names.append(f"added-{self.added}")
+            order = draft(names[-1], "user-1", self.simulator.config.seed)
+            self.simulator.admit(order, now, start=now.simulated)
+        return names
+
+    @asynccontextmanager
+    async def fed(self, count: int, every: float) -> AsyncIterator[None]:
+        """New orders all along, so that there is something to find and to deliver however slow the machine is. In the
+        end all are tracked, also those that came while the store was away."""
+        stop = asyncio.Event()
+
+        async def feed() -> None:
+            names: list[str] = []
+            while names or not stop.is_set():
+                names = names or self.admit(count)
+                with suppress(StoreUnavailable):
+                    await self.rig.track(*names)
+                    names = []
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every):
+                        await stop.wait()
+
+        feeding = asyncio.create_task(feed())
+        try:
+            yield
+        finally:
+            stop.set()
+            await feeding
 
     @property
     def simulated_all(self) -> bool:
@@ -66,17 +103,25 @@ class Scene:
 
 @asynccontextmanager
 async def open_scene(tmp_path: Path, orders: int, speed: float, **settings: str) -> AsyncIterator[Scene]:
+    with EmbeddedStore(tmp_path / "store") as store:
+        async with open_scene_on(store.url, tmp_path, orders, speed, **settings) as scene:
+            scene.store = store
+            yield scene
+
+
+@asynccontextmanager
+async def open_scene_on(url: str, tmp_path: Path, orders: int, speed: float, **settings: str) -> AsyncIterator[Scene]:
+    """A scene over a store that the test has started, and stops, freezes or fills by itself."""
     simulator = Simulator(SimulatorConfig(orders=orders, speed=speed, seed=5, static_token="good-token"))
     master_keys = generate_master_key("scene")
-    with EmbeddedStore(tmp_path / "store") as store:
-        async with open_rig(store.url, simulator.app, master_keys=master_keys) as rig:
-            workers = Workers(store.url, master_keys, rig.upstream_url, tmp_path / "workers.log", **settings)
-            await rig.subscribe()
-            await rig.track(*simulator.world.orders)
-            try:
-                yield Scene(rig, simulator, workers, store)
-            finally:
-                await asyncio.to_thread(workers.close)
+    async with open_rig(url, simulator.app, master_keys=master_keys) as rig:
+        workers = Workers(url, master_keys, rig.upstream_url, tmp_path / "workers.log", **settings)
+        await rig.subscribe()
+        await rig.track(*simulator.world.orders)
+        try:
+            yield Scene(rig, simulator, workers, None)  # type: ignore[arg-type]
+        finally:
+            await asyncio.to_thread(workers.close)
 
 
 async def patiently(condition: Any) -> bool:

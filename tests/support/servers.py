@@ -1,5 +1,6 @@
 """Redis servers and Sentinels of a test's own, on loopback ports, to be killed, filled and failed over."""
 
+import resource
 import signal
 import socket
 import subprocess
@@ -38,7 +39,8 @@ class Server:
     def start(self, *, wait: bool = True) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--daemonize", "no"]
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen([*self._command, *options], stdout=log, stderr=log)
+            # Signals that Python ignores stay ignored: a file that may not grow is an error to it, and no death.
+            self._process = subprocess.Popen([*self._command, *options], stdout=log, stderr=log, restore_signals=False)
         if wait:
             self.wait()
 
@@ -61,6 +63,12 @@ class Server:
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    def limit_files(self, size: int | None) -> None:
+        """No file may grow beyond this many bytes, as on a full disk; None: as before."""
+        assert self._process is not None
+        hard = resource.RLIM_INFINITY
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
 
     def stop(self, *, kill: bool = False) -> None:
         process, self._process = self._process, None

@@ -31,6 +31,8 @@ DEBIAN = {
     "redis-server": ("redis-server", "usr/bin/redis-server"),
     "bwrap": ("bubblewrap", "usr/bin/bwrap"),
 }
+#: File of a shared library: its Debian package.
+LIBRARIES = {"libfaketimeMT.so.1": "libfaketime"}
 #: Kind: the module that defines it, and the file in there.
 CRDS = {
     "ScaledObject": ("github.com/kedacore/keda/v2", "config/crd/bases/keda.sh_scaledobjects.yaml"),
@@ -62,6 +64,22 @@ def need(name: str) -> str:
     return path
 
 
+def find_library(name: str) -> Path | None:
+    """As `find`, for a library to be loaded before others."""
+    places = (FOLDER / "apt" / "root" / "usr" / "lib", Path("/usr/lib"))
+    return next((path for place in places for path in place.glob(f"*/faketime/{name}")), None)
+
+
+def need_library(name: str) -> str:
+    """The library's path; where it is not to be had, as with programs."""
+    path = find_library(name)
+    if path is None:
+        if os.environ.get("CI"):
+            raise AssertionError(f"{name} is missing: make tools")
+        pytest.skip(f"{name} is not on this machine: make tools")
+    return str(path)
+
+
 def definition(kind: str) -> Path:
     """Where the definition of a foreign kind of object lies; as with programs, the test is left out without it."""
     path = FOLDER / "crds" / f"{kind}.yaml"
@@ -85,6 +103,9 @@ def fetch() -> int:
     for package, names in packages.items():
         if any(find(name) is None for name in names) and not _from_debian(package, names):
             missing.append(f"{', '.join(names)} (needs apt-get)")
+    for library, package in LIBRARIES.items():
+        if find_library(library) is None and not (_from_debian(package, ()) and find_library(library)):
+            missing.append(f"{library} (needs apt-get)")
     if missing:
         print(f"make tools: not to be had here: {'; '.join(missing)}", file=sys.stderr)
     return 1 if missing else 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.tools import need_library
+
 #: The release that an upgrade starts from.
 PREVIOUS = Path(__file__).resolve().parent.parent / "data" / "previous" / "post_checkout_relay-0.1.0-py3-none-any.whl"
 
@@ -43,6 +45,10 @@ class Workers:
     def start(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
         return self._start(["workers", kind], settings)
 
+    def start_skewed(self, kind: str, skew: int, **settings: str) -> subprocess.Popen[bytes]:
+        """A worker, or the API, whose wall clock is ahead by so many seconds."""
+        return self._start(["relay", "api"] if kind == "api" else ["workers", kind], settings, skew=skew)
+
     def start_previous(self, kind: str = "all", **settings: str) -> subprocess.Popen[bytes]:
         """A worker of the release before this one, run out of its wheel."""
         return self._start(["workers", kind], settings, path=PREVIOUS)
@@ -51,9 +57,12 @@ class Workers:
         return self._start(["relay", "api"], settings)
 
     def _start(
-        self, module: list[str], settings: dict[str, str], *, path: Path | None = None
+        self, module: list[str], settings: dict[str, str], *, path: Path | None = None, skew: int = 0
     ) -> subprocess.Popen[bytes]:
         environment = self.environment | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
+        if skew:
+            environment |= {"LD_PRELOAD": need_library("libfaketimeMT.so.1"), "FAKETIME": f"{skew:+d}s"}
+            environment |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         folder = None
         if path is not None:  # away from the tree, which `-m` would find first
             environment |= {"PYTHONPATH": str(path)}
