@@ -67,6 +67,7 @@ def test_every_metric_is_declared_once_with_bounded_labels() -> None:
     ("name", "threshold"),
     [
         ("relay_detected_to_first_attempt_seconds", "1.0"),
+        ("relay_detected_to_first_attempt_seconds", "86400.0"),
         ("relay_poll_lateness_seconds", "5.0"),
         ("relay_detected_to_delivered_seconds", "86400.0"),
         ("relay_event_loop_lag_seconds", "0.5"),

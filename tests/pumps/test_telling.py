@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from relay.delivering.jobs import Limits
+from relay.model.circuit import Health
 from relay.model.retries import Schedule
 from relay.store.deliveries import Deliveries, Progress
 from tests.pumps.test_delivering import history
@@ -72,6 +75,25 @@ def test_what_waited_for_the_endpoint_is_not_held_against_us(redis_url: str) -> 
             await eventually(lambda: slow.id and len(rig.receipts) >= 10)
             await rig.stop()
             assert since.rise(FIRST) < since.rise("detected_to_delivered_seconds_count")
+
+    run(main())
+
+
+def test_the_backlog_behind_a_circuit_is_not_held_against_the_next_pump(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            one = await rig.subscribe()
+            await history(rig, "o-1", 2)
+            closed_again = Health(reopened_ms=await rig.db.now_ms())
+            key = f"relay:1:{{0}}:sub:{one.id}"
+            await rig.db.run("HSET", key, "health", msgspec.json.encode(closed_again))  # by a pump before this one
+            since = Since()
+            rig.deliver()
+            await eventually(lambda: len(rig.receipts) == 2)
+            assert since.rise(FIRST) == 0
+            await history(rig, "o-2", 1)
+            await eventually(lambda: since.rise(FIRST) == 1)
+            await rig.stop()
 
     run(main())
 
