@@ -33,8 +33,8 @@ from relay.store.redis import Db, as_dict
 from relay.store.slots import Slots
 from relay.store.subscriptions import Configuration, Subscription, Subscriptions
 from relay.upstream.client import HttpUpstream
+from relay.upstream.dialects import open_dialect
 from relay.upstream.interface import Access, Fetched, Refusal
-from relay.upstream.specification import Specification
 from relay.vault import Vault
 
 RETAILER = RetailerId(keys.CANARY)
@@ -44,6 +44,15 @@ ORDER = OrderId("relay canary")
 WITHIN = 30.0
 #: How often the store is asked whether it is (seconds).
 _LOOK = 0.1
+#: What its upstream says beside the order itself, by the last part of a path; of the live dialect, where status and
+#: marker stand in the details, the handling too.
+_BESIDE: Mapping[str, JsonObject] = {
+    "items": {"items": [], "line_items": []},
+    "messages": {"messages": [], "chat_messages": []},
+    "location": {},
+    "details": {"pickup_instructions": []},
+}
+_HANDLING: JsonObject = {"leave_unattended": False}
 #: What the canary's receiver reads of a request at most.
 _LARGEST = 64 * 1024
 
@@ -63,7 +72,7 @@ class CanaryUpstream:
 
     def __init__(self, real: HttpUpstream, engine: Engine, settings: Settings) -> None:
         self._real = real
-        self._own = HttpUpstream(address(settings), engine, Specification()) if settings.canary else None
+        self._own = HttpUpstream(address(settings), engine, open_dialect(settings)) if settings.canary else None
 
     async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
         if order_id != ORDER:
@@ -125,6 +134,7 @@ class Canary:
         self._subscriptions = Subscriptions(db, vault)
         self._slots = Slots(db)
         self._hook = hook(settings)
+        self._live = settings.upstream_dialect == "connect"
         self._every = settings.canary_every
         self._within = min(WITHIN, settings.canary_every)
         self._token = secrets.token_hex(8)
@@ -247,11 +257,14 @@ class Canary:
         await send({"type": "http.response.body", "body": content})
 
     async def _resource(self, name: str) -> JsonObject:
-        if name in ("items", "messages"):
-            return {name: []}
+        if name in _BESIDE:
+            return _BESIDE[name]
+        if name == "handling" and self._live:
+            return _HANDLING
         marker = await self._db.run("HGET", keys.CANARY_STATE, "marker") or b""
         await self._db.run("HSET", keys.CANARY_STATE, "fetched", marker)
-        return {"order_id": ORDER, "status": "picking", "canary": marker.decode()}
+        value: JsonObject = {"order_id": ORDER, "status": "picking", "canary": marker.decode()}
+        return value | {"workflow_state": "picking", "fulfillment_type": "delivery"} if self._live else value
 
     async def _receive(self, headers: dict[str, str], body: bytes) -> tuple[int, JsonObject]:
         found = await _own_subscription(self._db, self._subscriptions)
