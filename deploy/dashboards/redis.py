@@ -140,6 +140,32 @@ def redis() -> Board:
             runbook="RelayRedisUnreachable",
         ),
     )
+    board.row("Redis itself")
+    board.line(
+        8,
+        series(
+            "Commands",
+            "What it carries out a second, those inside scripts included.",
+            "ops",
+            Query(f"max (rate(relay_redis_commands{{{where()}}}[$__rate_interval]))", "commands"),
+            colours={"commands": CALM},
+        ),
+        series(
+            "Its core",
+            "Share of time for which its main thread works. There is one core to it; near 1, cells are the way on.",
+            "percentunit",
+            Query(f"max (rate(relay_redis_cpu_seconds{{{where()}}}[$__rate_interval]))", "busy"),
+            maximum=1,
+            steps=[(None, "transparent"), (0.8, WARN)],
+            colours={"busy": CALM},
+        ),
+        series(
+            "Slow commands",
+            "Mean time in Redis of a script, and of the slowest of the other commands, between two samples.",
+            "s",
+            Query(most("relay_redis_slowest_command_seconds", "kind"), "{{kind}}"),
+        ),
+    )
     board.row("Connections")
     board.line(
         8,

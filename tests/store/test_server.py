@@ -14,7 +14,7 @@ from relay.model.pressure import Pressure
 from relay.queue import open_pool
 from relay.store.connecting import Security, open_client
 from relay.store.redis import Db
-from relay.store.server import Server, admit, findings, parse, read
+from relay.store.server import Server, Work, admit, findings, parse, read
 from relay.watching import Watch
 from tests.support.rig import eventually
 
@@ -105,6 +105,15 @@ def test_a_redis_that_loses_promises_is_refused(
 
     admin.config_set(name, value)
     asyncio.run(main())
+
+
+def test_the_slowest_command_of_a_while() -> None:
+    before = Work(9, 0.1, {"get": (10, 1_000), "evalsha": (5, 5_000), "set": (7, 7_000_000)})
+    after = Work(20, 0.2, {"get": (12, 1_400), "evalsha": (6, 8_000), "set": (7, 7_000_000), "zadd": (1, 50)})
+
+    assert after.slowest_since(before) == {"script": 0.003, "command": 0.0002}
+    assert after.slowest_since(after) == {"script": 0.0, "command": 0.0}
+    assert Work(1, 0.0, {"get": (1, 30)}).slowest_since(before) == {"script": 0.0, "command": 0.00003}  # restarted
 
 
 def test_a_cluster_is_refused_whatever_is_allowed() -> None:
