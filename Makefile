@@ -86,6 +86,7 @@ bench-isolation: $(VENV)/.dev ## What one hanging endpoint costs 99 healthy ones
 
 lock: $(VENV)/.dev ## Resolve the dependencies again, with hashes
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra tracing -c requirements.txt pyproject.toml -o requirements-image.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group build -o requirements-build.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra tracing --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 

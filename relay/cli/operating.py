@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from relay import tracing
 from relay.cli.options import add_settings, command, read_settings
 from relay.errors import InvalidInput, InvalidSettings, RelayError
 from relay.model.orders import RetailerId
@@ -241,6 +242,8 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
         found.append((False, "RELAY_MASTER_KEYS is not set: `relay keys master` makes one"))
     if settings.admin_key is None:
         found.append((False, "RELAY_ADMIN_KEY is not set: only `relay retailers` and `relay keys` can provision"))
+    if settings.tracing:
+        found.append(_tracing_finding())
     if settings.redis_url is None:
         found.append((True, "RELAY_REDIS_URL is not set: `relay up` uses the embedded store"))
     else:
@@ -252,6 +255,14 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     except httpx.HTTPError as error:
         found.append((False, f"upstream {settings.upstream_url} does not answer: {type(error).__name__}"))
     return found
+
+
+def _tracing_finding() -> tuple[bool, str]:
+    try:
+        tracing.require()
+    except InvalidSettings as error:
+        return False, error.detail
+    return True, "RELAY_TRACING=1: OpenTelemetry is installed"
 
 
 async def _redis_findings(url: str, security: Security) -> list[tuple[bool, str]]:

@@ -99,7 +99,7 @@ class DeliverPump:
         if owned.flying:
             metrics.redeliveries.labels("crash" if owned.taken else "drain").inc(owned.flying)
         rate = self._limits.recovery_rate
-        aside = Aside(owned, self._stores, self._sender, clock=self._clock, recovery_rate=rate)
+        aside = Aside(owned, self._stores, self._sender, recovery_rate=rate, clock=self._clock, tracing=self._tracing)
         runner = Runner(
             *(owned, self._stores.deliveries, self._sender, aside, self._places),
             clock=self._clock,

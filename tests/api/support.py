@@ -172,8 +172,9 @@ def driven(
                 pauses=Pauses(db),
                 audit=AuditLog(db),
                 limits=Limits(db, per_key=settings.api_rate, per_retailer=settings.api_rate_retailer),
+                tracing=tracing,
             )
-            app = create_app(deps, tracing=tracing)
+            app = create_app(deps)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
                 await test(Relay(db, deps, app, actions, client))
