@@ -38,6 +38,7 @@ from relay.store.retailers import Retailers
 from relay.store.subscriptions import Subscriptions
 from relay.tracing import OFF, Tracing
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support import acl
 from tests.support.names import Names
 
 T = TypeVar("T")
@@ -149,7 +150,8 @@ def driven(
     async def main() -> None:
         db = Db(open_client(url))
         try:
-            await db.run("FLUSHALL")
+            with acl.admin(url) as admin:
+                admin.flushall()
             vault = Vault(parse_master_keys(MASTER))
             actions = RecordedActions()
             guard = Guard(allow, resolver or Names({}))

@@ -17,10 +17,12 @@ import pytest
 from relay.api.observability import PROBES, Front
 from relay.embedded import EmbeddedStore
 from relay.serving import serve
+from relay.store import keys
 from relay.store.redis import Db, open_client
 from relay.vault import generate_master_key
 from relay.vitals import LATEST, TICK, Vitals
 from tests.api.support import Relay, driven
+from tests.support import acl
 from tests.support.readings import Since, gauge
 from tests.support.rig import eventually
 from workers.health import health_app
@@ -91,7 +93,7 @@ def test_redis_is_up_and_its_pool_is_told(store_url: str) -> None:
         vitals = Vitals()
         async with vitals.watching(db):
             await eventually(lambda: gauge("redis_up") == 1)
-            blocked = asyncio.create_task(db.block_on(["nobody-rings"], 1.0))
+            blocked = asyncio.create_task(db.block_on([f"{keys.PREFIX}nobody-rings"], 1.0))
             await eventually(lambda: gauge("redis_pool_in_use") == 1)
             assert (gauge("redis_pool_max") or 0) >= 1
             await blocked
@@ -274,9 +276,8 @@ def test_sigterm_ends_readiness_at_once_and_lets_what_is_in_flight_end(
     store_url: str, unused_port: int, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        db = Db(open_client(store_url))
-        await db.run("FLUSHALL")
-        await db.aclose()
+        with acl.admin(store_url) as admin:
+            admin.flushall()
         with running(store_url, unused_port, tmp_path / "log") as process:
             assert await eventually(lambda: _is(process, "/readyz", 200), within=40)
             # A body that comes slowly keeps a request in flight.

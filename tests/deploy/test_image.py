@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -96,14 +97,14 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def image(built: Path, tmp_path: Path, redis_url: str) -> Image:
     """A container's surroundings: a store at /store, an own /tmp."""
     (tmp_path / "tmp").mkdir()
-    return Image(need("bwrap"), built, tmp_path / "tmp", {"/store": Path(redis_url.removeprefix("unix://")).parent})
+    return Image(need("bwrap"), built, tmp_path / "tmp", {"/store": Path(urlsplit(redis_url).path).parent})
 
 
 @pytest.fixture
 def settings(redis_url: str) -> dict[str, str]:
     api, worker = unused_ports(2)
     return {
-        "redis_url": f"unix:///store/{Path(redis_url).name}",
+        "redis_url": urlsplit(redis_url)._replace(path=f"/store/{Path(redis_url).name}").geturl(),
         "master_keys": generate_master_key("image"),
         "upstream_url": "http://127.0.0.1:1",
         "port": str(api),

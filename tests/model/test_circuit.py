@@ -86,7 +86,7 @@ def test_what_was_in_flight_when_it_opened_is_no_probe() -> None:
     assert fail(health, "o-77") == replace(health, lanes=health.lanes)
 
 
-def test_a_success_closes_it_and_forgets_all_but_when_that_was() -> None:
+def test_a_success_closes_it_and_forgets() -> None:
     again = succeeded(probing(opened()), now_ms=10)
 
     assert again == Health(reopened_ms=10)

@@ -12,10 +12,12 @@ from relay.embedded import EmbeddedStore
 from relay.errors import STORE_FULL, InvalidSettings, StoreUnavailable
 from relay.model.pressure import Pressure
 from relay.queue import open_pool
+from relay.store import keys
 from relay.store.connecting import Security, open_client
 from relay.store.redis import Db
 from relay.store.server import Server, Work, admit, findings, parse, read
 from relay.watching import Watch
+from tests.support import acl
 from tests.support.rig import eventually
 
 SENTINEL = "redis+sentinel://app:p%40ss@s1:1,s2/main/3"
@@ -24,7 +26,7 @@ SENTINEL = "redis+sentinel://app:p%40ss@s1:1,s2/main/3"
 @pytest.fixture
 def admin(redis_url: str) -> Iterator[redis.Redis]:
     """Changes the shared server's configuration; the fixture puts it back."""
-    client = redis.Redis.from_url(redis_url)
+    client = acl.admin(redis_url)
     yield client
     for name, value in {"maxmemory": "0", "maxmemory-policy": "noeviction", "appendonly": "yes"}.items():
         client.config_set(name, value)
@@ -213,9 +215,9 @@ def test_a_full_redis_has_a_code_of_its_own(redis_url: str, admin: redis.Redis) 
         db = Db(open_client(redis_url))
         try:
             with pytest.raises(StoreUnavailable) as refused:
-                await db.run("SET", "scratch", "1")
+                await db.run("SET", f"{keys.PREFIX}scratch", "1")
             assert refused.value.code == STORE_FULL
-            assert await db.run("GET", "scratch") is None
+            assert await db.run("GET", f"{keys.PREFIX}scratch") is None
         finally:
             await db.aclose()
 
