@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy check-apiserver test-faults dashboards dashboards-pictures chart-readme stack lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy check-apiserver check-prometheus test-faults dashboards dashboards-pictures chart-readme stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,10 @@ check-deploy: tools ## Chart, rules, dashboards, image and compose file, against
 
 check-apiserver: tools ## Install, upgrade and remove the chart's shapes against a real kube-apiserver (builds it: minutes)
 	@$(BIN)/python -m deploy.apiserver $(ARGS)
+
+check-prometheus: tools ## The cases of the rules and every query by promtool of Prometheus 3 (builds it: minutes)
+	@cd deploy/tools/prometheus && go build -mod=readonly -o $(CURDIR)/.tools/bin/promtool3 github.com/prometheus/prometheus/cmd/promtool
+	@TOOL_PROMTOOL=$(CURDIR)/.tools/bin/promtool3 $(BIN)/python -m pytest -q -n 2 tests/deploy -k "(rules or runbooks or dashboards or prometheus) and not shows_something" $(ARGS)
 
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
 	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
