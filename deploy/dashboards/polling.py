@@ -23,11 +23,13 @@ DELAY, BOUND = "relay_detection_delay_seconds", "relay_detection_bound_seconds"
 def _within(metric: str, edge: str) -> str:
     """By stage, what share of a histogram lies up to one of its edges: exact, where a quantile would be a guess
     between edges that lie far apart. Stages in which nothing happened are left out."""
-    return rate(f"{metric}_bucket", "stage", f'le="{edge}"') + _each(metric)
+    return rate(f"{metric}_bucket", "stage", f'le="{edge}"') + " / (" + rate(f"{metric}_count", "stage") + " > 0)"
 
 
-def _each(metric: str) -> str:
-    return " / (" + rate(f"{metric}_count", "stage") + " > 0)"
+def _unseen() -> str:
+    """By stage, the mean over changes with a time and without."""
+    time, count = (" + ".join(rate(f"{one}_{what}", "stage") for one in (DELAY, BOUND)) for what in ("sum", "count"))
+    return f"({time}) / (({count}) > 0)"
 
 
 def polling() -> Board:
@@ -76,7 +78,6 @@ def polling() -> Board:
     )
     board.row("Freshness")
     late = [(None, "transparent"), (5, BAD)]
-    delay, bound = (rate(f"{metric}_sum", "stage") + _each(metric) for metric in (DELAY, BOUND))
     board.line(
         8,
         series(
@@ -89,10 +90,10 @@ def polling() -> Board:
         ),
         series(
             "Mean time unseen",
-            "From a change to the request that saw it, by stage; of changes without a time, since the reading before.",
+            "From a change to the request that saw it, by stage; of changes without a time, since the reading before,"
+            " which is the longest that it can have been.",
             "s",
-            Query(delay, "{{stage}}"),
-            Query(bound, "{{stage}}, at most"),
+            Query(_unseen(), "{{stage}}"),
             width=6,
         ),
         series(
