@@ -54,24 +54,25 @@ class TokenBroker:
         self._orders = orders
         self._tokens = tokens
         self._credentials = credentials
-        self._given: dict[tuple[str, str], tuple[str, UserToken]] = {}
+        self._given: dict[tuple[str, str], tuple[str, UserToken, Access]] = {}
 
     async def access(self, holder: TokenHolder) -> Access:
         """The token for an order. Raises AccessRefused."""
         if not holder.token_revision:
             return await self._minted(holder, None)
         key = (holder.retailer_id, holder.order_id)
-        revision, token = self._given.get(key, ("", None))
-        if token is None or revision != holder.token_revision:
+        known = self._given.get(key)
+        if known is None or known[0] != holder.token_revision:
             token = await self._opened(holder)
             if len(self._given) >= _KEPT:
                 self._given.clear()
-            self._given[key] = (holder.token_revision, token)
+            known = self._given[key] = (holder.token_revision, token, Access(token.token))
+        _, token, access = known
         if token.expires_ms is not None and token.expires_ms <= time.time() * 1000:
             if holder.user_id is not None and await self._credentials(holder.credential) is not None:
                 return await self._minted(holder, None)
             raise AccessRefused("unauthorized", "the access token that was given for the order has expired")
-        return Access(token.token)
+        return access
 
     async def renewed(self, holder: TokenHolder, refused: Access) -> Access | None:
         """After a 401: another token to try once; None when the refused one is the only one."""

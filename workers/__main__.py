@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from relay import __version__, logs, metrics, tracing
+from relay import __version__, logs, metrics, processes, tracing
 from relay.canary import Canary, retire
 from relay.errors import InvalidSettings, StoreUnavailable
 from relay.queue import KINDS, READ_LIMIT
@@ -135,6 +135,7 @@ def main(arguments: list[str]) -> int:
     metrics.begin(kinds)
     metrics.build_info.labels(__version__, kind).set(1)
     try:
+        processes.settle_down()
         uvloop.run(work(kinds, settings))
     except InvalidSettings as error:
         print(f"relay worker: {error.detail}", file=sys.stderr)

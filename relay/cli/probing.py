@@ -35,9 +35,8 @@ def _probe(options: argparse.Namespace) -> int:
 
 def _ready(url: str) -> int:
     until = time.monotonic() + READY_WITHIN
-    said = "no answer"
     with httpx.Client(trust_env=False, timeout=5) as client:
-        while time.monotonic() < until:
+        while True:
             try:
                 status = client.get(f"{url}/readyz").status_code
                 if status == 200:
@@ -46,6 +45,8 @@ def _ready(url: str) -> int:
                 said = str(status)
             except httpx.HTTPError as error:
                 said = type(error).__name__
+            if time.monotonic() + 1 >= until:
+                break
             time.sleep(1)
     raise Refused(f"{url} is not ready: {said}")
 

@@ -108,6 +108,11 @@ class Gate:
             self._window += 1.0 / self._window
         return reopened
 
+    def forget(self, lane: LaneId) -> None:
+        """The answer of a URL that is no longer the subscription's: it says nothing of the endpoint."""
+        if self.probe == lane:
+            self.probe = None
+
     def failed(self, lane: LaneId, outcome: Outcome, now_ms: int) -> None:
         """After anything else."""
         probe = self.probe == lane

@@ -52,7 +52,8 @@ class Job:
 
 @dataclass(slots=True)
 class Batch:
-    """Results that are not yet written. `drained` are lanes of which nothing is in memory any more."""
+    """Results that are not yet written. `drained` are lanes of which nothing is in memory any more; `url` is the
+    endpoint of which `health` and `disable` speak."""
 
     operations: list[Operation] = field(default_factory=list)
     notes: list[tuple[str, bytes]] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Batch:
     last_error: str = ""
     disable: str = ""
     health: Health | None = None
+    url: str = ""
     beat_ms: int | None = None
     wake: bool = False
     latest: bool = False
@@ -71,6 +73,10 @@ class Batch:
 
     def __bool__(self) -> bool:
         return bool(self.notes or self.operations or self.notices or self.health is not None or self.beat_ms)
+
+    def say(self, health: Health, url: str) -> None:
+        """Write down how the endpoint at `url` is."""
+        self.health, self.url = health, url
 
     def note(self, job: Job, attempt: Attempt) -> None:
         self.notes.append((job.entry.position, attempt.encode()))

@@ -135,6 +135,7 @@ class Recorder:
             last_error=batch.last_error,
             disable=batch.disable,
             health=batch.health,
+            url=batch.url,
             tat_ms=self._gate.tat_ms if self._gate.limited else None,
             beat_ms=batch.beat_ms,
             flying=self._flying(),

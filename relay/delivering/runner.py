@@ -298,7 +298,7 @@ class Runner:
             job.prompt = job.fresh and job.entry.committed_ms > max(self._gate.held_ms, self._target.enabled_ms)
             self._gate.pass_through(lane, now_ms)
             if self._gate.probe == lane:
-                self._recorder.batch.health = self._gate.health
+                self._recorder.batch.say(self._gate.health, self._target.url)
             self._spawn(self._deliver(lane, job))
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
@@ -329,7 +329,7 @@ class Runner:
                 return
             now_ms = self._clock.now_ms()
             outcome = await self._posts.send(target, job, now_ms)
-        self._settling.settle(lane, job, outcome, now_ms, target)
+        self._settling.settle(lane, job, outcome, now_ms, target, moved=target.url != self._target.url)
 
     def _plan_beat(self, every_s: int) -> None:
         self._beat_ms = self._recorder.batch.beat_ms = self._clock.now_ms() + every_s * 1000
@@ -355,7 +355,10 @@ class Runner:
         if target is None:
             self._recorder.lost = True
             raise LeaseLost
-        self._gate.configure(target, moved=target.url != self._target.url)
+        moved = target.url != self._target.url
+        self._gate.configure(target, moved=moved)
+        if moved:
+            self._settling.moved(target.url)
         if target.heartbeat_s != self._target.heartbeat_s:
             self._beat_ms = 0
         if target.fold_to != self._target.fold_to:

@@ -61,8 +61,19 @@ class Settling:
         self._dice = dice
         self._disabled = False
 
-    def settle(self, lane: LaneId, job: Job, outcome: Outcome, sent_ms: int, target: Target) -> None:
-        """Take in what the wire said of an attempt at a lane's head that began at `sent_ms`."""
+    def moved(self, url: str) -> None:
+        """The subscription has another URL: no answer of the one before may hold it up or disable it."""
+        self._disabled = False
+        batch = self._recorder.batch
+        batch.disable = ""
+        batch.notices = [notice for notice in batch.notices if notice.type != "subscription.disabled"]
+        batch.say(self._gate.health, url)
+
+    def settle(
+        self, lane: LaneId, job: Job, outcome: Outcome, sent_ms: int, target: Target, *, moved: bool = False
+    ) -> None:
+        """Take in what the wire said of an attempt at a lane's head that began at `sent_ms`; `moved`: the subscription
+        has another URL by now than the one that was asked."""
         now_ms = self._clock.now_ms()
         job.attempts += 1
         job.first_attempt_ms = job.first_attempt_ms or sent_ms
@@ -84,7 +95,9 @@ class Settling:
         else:
             at_ms = verdict.at_ms if isinstance(verdict, Retry) else now_ms
             self._put_off(lane, job, max(0, at_ms - now_ms))
-        if isinstance(verdict, Delivered):
+        if moved:
+            self._gate.forget(lane)
+        elif isinstance(verdict, Delivered):
             batch.last_error = batch.last_error or "-"
             self._well(lane, now_ms, target)
         else:
@@ -176,7 +189,7 @@ class Settling:
         before, batch = self._gate.health, self._recorder.batch
         reopened = self._gate.succeeded(lane, now_ms)
         if self._gate.health is not before:
-            batch.health = self._gate.health
+            batch.say(self._gate.health, target.url)
         if before.told:
             self._notice("subscription.recovered", target, now_ms, {"failing_since": _moment(before.since_ms)})
         if reopened:
@@ -207,7 +220,8 @@ class Settling:
         elif isinstance(verdict, Dead) and now_ms - health.mourned_ms >= TELL_OF_DEAD_EVERY:
             health = replace(health, mourned_ms=now_ms)
             self._notice("subscription.failing", target, now_ms, {"reason": "event_given_up", **why})
-        self._gate.health = batch.health = health
+        self._gate.health = health
+        batch.say(health, target.url)
 
     def _disable(self, reason: str, target: Target, now_ms: int, why: JsonObject) -> None:
         if self._disabled:

@@ -30,6 +30,9 @@ class Resource(enum.StrEnum):
     LOCATION = "location"
     PICKUP = "pickup"
 
+    #: As a string's, which it equals; an enumeration's own is Python and costs as much as the look-up that needs it.
+    __hash__ = str.__hash__
+
     @property
     def short(self) -> str:
         return self.value[0]

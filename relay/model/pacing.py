@@ -132,6 +132,7 @@ class Pacing:
     def __init__(self, hazards: Hazards, cadence: Cadence) -> None:
         self.hazards = hazards
         self._cadence = cadence
+        self._bounds: dict[tuple[Resource, str], tuple[float, float]] = {}
 
     def plan(
         self, pool: Pool, factor: float, retailer_id: str, resource: Resource, stage: str, age_s: float, stretch: float
@@ -141,14 +142,20 @@ class Pacing:
         scale = self._cadence.scale
         mean = self.mean_interval(pool)
         threshold = math.exp(factor) * math.pow(mean / scale, POWER + 1)
-        tempo = self.hazards.tempo(retailer_id, resource.value).factor
-        hazards = self.hazards.of(resource.value, stage)
+        tempo = self.hazards.tempo(retailer_id, resource).factor
+        hazards = self.hazards.of(resource, stage)
         seconds = timely(reach(hazards, max(0.0, age_s / scale), threshold / tempo) * scale, TAIL * mean)
-        low, high = self._cadence.bounds(resource, stage)
+        low, high = self._bounds_of(resource, stage)
         if seconds <= low:
             return Plan(low, HELD)
         seconds = min(seconds, high * stretch)
         return Plan(seconds, klass(seconds, scale))
+
+    def _bounds_of(self, resource: Resource, stage: str) -> tuple[float, float]:
+        bounds = self._bounds.get((resource, stage))
+        if bounds is None:
+            bounds = self._bounds[resource, stage] = self._cadence.bounds(resource, stage)
+        return bounds
 
     def mean_interval(self, pool: Pool) -> float:
         """Seconds between two polls of an arm, in the mean, that the pool's budget pays for."""
@@ -160,7 +167,7 @@ class Pacing:
         self, pool: Pool, resource: Resource, stage: str, planned_s: float, actual_s: float, stretch: float
     ) -> float:
         """What a poll of an arm teaches of its pool's factor."""
-        low, high = self._cadence.bounds(resource, stage)
+        low, high = self._bounds_of(resource, stage)
         return adjustment(planned_s, actual_s, self.mean_interval(pool), pool.arms, (low, high * stretch))
 
 
@@ -187,7 +194,7 @@ def forecast(
     roots = total = needed = uniform = 0.0
     for stage, count in stages.items():
         for resource in resources:
-            mu = hazards.mean(resource.value, stage) / cadence.scale
+            mu = hazards.mean(resource, stage) / cadence.scale
             roots += count * math.sqrt(mu)
             total += count * mu
             uniform += count

@@ -39,20 +39,20 @@ class Planner:
         self, arm: ClaimedArm, started_ms: int, changes_ms: Sequence[int] = (), weight: float | None = None
     ) -> int:
         """Learn from a good reading that showed changes at these times; returns when the arm last changed (ms)."""
-        scale = self.cadence.scale
+        scale, pool, resource, retailer_id = self._policy.cadence.scale, arm.pool, arm.resource, arm.retailer_id
         changed_ms = arm.changed_ms or (started_ms - round(FIRST_AGE * scale * 1000))
-        if arm.retailer_id == keys.CANARY:
+        if retailer_id == keys.CANARY:
             return changed_ms  # it changes by the clock: nothing to learn for real orders
-        self._seen[arm.pool.id] = time.monotonic()
+        self._seen[pool.id] = time.monotonic()
         if arm.read_at_ms == 0 or started_ms <= arm.read_at_ms:
             return changed_ms
-        if arm.pool.rate > 0 and arm.due_ms > arm.read_at_ms:
+        if pool.rate > 0 and arm.due_ms > arm.read_at_ms:
             times_s = (arm.due_ms - arm.read_at_ms) / 1000, (started_ms - arm.read_at_ms) / 1000
-            step = self._pacing.adjustment(arm.pool, arm.resource, arm.stage, *times_s, self._stretch(arm.pool))
-            self._learnt[arm.pool.id] = self._learnt.get(arm.pool.id, 0.0) + step
+            step = self._pacing.adjustment(pool, resource, arm.stage, *times_s, self._stretch(pool))
+            self._learnt[pool.id] = self._learnt.get(pool.id, 0.0) + step
         since, until = (arm.read_at_ms - changed_ms) / 1000 / scale, (started_ms - changed_ms) / 1000 / scale
         times = [(at - changed_ms) / 1000 / scale for at in changes_ms]
-        last = self._hazards.learn(arm.retailer_id, arm.resource.value, arm.stage, since, until, times, weight)
+        last = self._hazards.learn(retailer_id, resource, arm.stage, since, until, times, weight)
         return changed_ms + round(last * scale * 1000)
 
     def due(self, arm: ClaimedArm, stage: str, changed_ms: int, now_ms: int) -> Due:

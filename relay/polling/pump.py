@@ -13,7 +13,7 @@ A pump holds nothing that a crash could lose: an arm that is not put back falls 
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -100,7 +100,9 @@ class PollPump:
         self._clock = clock
         self._limits = limits
         self._log = structlog.get_logger("relay.polling")
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._queue: deque[ClaimedArm] = deque()
+        self._ahead = 0
+        self._fetchers: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._pressure = pressure or Pressure()
         self.concurrency = concurrency or Concurrency(limits.concurrency)
@@ -131,17 +133,19 @@ class PollPump:
                 await self._turn()
             await self._drain()
         finally:
-            for task in self._in_flight:
+            for task in self._fetchers:
                 task.cancel()
-            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            await asyncio.gather(*self._fetchers, return_exceptions=True)
+            while self._queue:
+                self._verdicts.release(self._queue.popleft())
             # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
             self._settler.close()
             await settling
 
     async def _turn(self) -> None:
         limit = int(self.concurrency.limit)
-        room = limit - len(self._in_flight)
-        if room < max(1, min(limit, BATCH) // 2):
+        room = self._room_for()
+        if room < _enough(limit):
             self._room.clear()
             await _first(self._room.wait(), LONGEST_SLEEP)
             return
@@ -149,27 +153,47 @@ class PollPump:
         self._clock.anchor(claim.now_ms)
         if paid := sum(arm.pool.rate > 0 for arm in claim.arms):
             metrics.budget_spent.inc(paid)
-        for arm in claim.arms:
-            self._start(self._poll(arm))
+        # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher.
+        self._ahead = 0 if paid else BATCH
+        self._queue.extend(claim.arms)
+        for _ in range(min(len(self._queue), limit - len(self._fetchers))):
+            self._hire()
         metrics.concurrency_limit.set(limit)
         wait_s = LONGEST_SLEEP if claim.next_ms is None else (claim.next_ms - claim.now_ms) / 1000
         if wait_s > 0 and len(claim.arms) < BATCH:
             await self._bells.wait(["poll"], min(max(wait_s, GATHER), LONGEST_SLEEP))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._in_flight.add(task)
-        task.add_done_callback(self._finished)
+    def _room_for(self) -> int:
+        """How many arms may be claimed."""
+        return int(self.concurrency.limit) + self._ahead - len(self._fetchers) - len(self._queue)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        limit = int(self.concurrency.limit)
-        if len(self._in_flight) <= limit - max(1, min(limit, BATCH) // 2):
+    def _hire(self) -> None:
+        task = asyncio.create_task(self._fetch())
+        self._fetchers.add(task)
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._fetchers.discard(task)
+        if self._room_for() >= _enough(int(self.concurrency.limit)):
             self._room.set()
 
+    async def _fetch(self) -> None:
+        """Poll one arm after the other while there are any, and places for so many fetchers: a task for each arm costs
+        more than all the rest of its bookkeeping."""
+        queue, fetchers = self._queue, self._fetchers
+        while queue and len(fetchers) <= (limit := int(self.concurrency.limit)):
+            arm = queue.popleft()
+            if queue and len(fetchers) < limit:
+                self._hire()
+            if self._room_for() >= _enough(limit):
+                self._room.set()
+            await self._poll(arm)
+
     async def _drain(self) -> None:
-        if self._in_flight:
-            await asyncio.wait(set(self._in_flight), timeout=self._limits.drain_s)
+        while self._queue:
+            self._verdicts.release(self._queue.popleft())
+        if self._fetchers:
+            await asyncio.wait(set(self._fetchers), timeout=self._limits.drain_s)
 
     # ── one arm ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -212,12 +236,12 @@ class PollPump:
         if fetched.refusal is not None:
             await self._refused(arm, access, fetched)
             return
-        self.concurrency.good(fetched.duration_ms / 1000, len(self._in_flight), time.monotonic())
+        self.concurrency.good(fetched.duration_ms / 1000, len(self._fetchers), time.monotonic())
         if fetched.unmodified:
             self._good(arm.resource)
             self._verdicts.unchanged(arm, started_ms)
             return
-        fingerprint = xxhash.xxh3_128_hexdigest(fetched.raw).encode()
+        fingerprint = xxhash.xxh3_128_hexdigest(fetched.raw)
         if fingerprint == arm.fingerprint and arm.tracking is Tracking.ACTIVE:
             self._good(arm.resource)
             changed = "" if fetched.validator == arm.validator else fetched.validator or "-"
@@ -243,12 +267,14 @@ class PollPump:
         gauge.set(time.time())
 
     async def _turn_of(self, arm: ClaimedArm) -> int | None:
-        """Wait for the send time that was granted; the time of setting out (ms), or None when it is too late for it."""
+        """Wait for the send time that was granted; the time of setting out (ms), or None when it is too late for it:
+        the budget is another second's by now, or the lease would end before the answer is here."""
         early = (arm.send_at_ms - self._clock.now_ms()) / 1000
         if early > 0:
             await asyncio.sleep(early)
         now_ms = self._clock.now_ms()
-        return None if arm.pool.rate > 0 and now_ms - arm.send_at_ms > LATEST_MS else now_ms
+        latest_ms = LATEST_MS if arm.pool.rate > 0 else self._limits.lease_ms // 3
+        return None if now_ms - arm.send_at_ms > latest_ms else now_ms
 
     async def _refused(self, arm: ClaimedArm, access: Access, fetched: Fetched) -> None:
         assert fetched.refusal is not None
@@ -265,6 +291,11 @@ class PollPump:
                 await self._verdicts.refused(arm, error.code, error.detail)
                 return
         await self._verdicts.refused(arm, fetched.refusal.value, fetched.detail, fetched.retry_after_s, at_once=renewed)
+
+
+def _enough(limit: int) -> int:
+    """For how many arms a claim is worth its round trip."""
+    return max(1, min(limit, BATCH) // 2)
 
 
 async def _first(work: Coroutine[Any, Any, Any], timeout: float) -> None:

@@ -70,14 +70,14 @@ class Verdicts:
         self.count(arm, "unchanged")
         changed_ms = self._planner.read(arm, started_ms)
         due = self._planner.due(arm, arm.stage, changed_ms, started_ms)
-        compared = f"f{arm.fingerprint.decode()}"
+        compared = f"f{arm.fingerprint}"
         self._settler.put(Settlement(arm, due, started_ms, validator=validator, holds=compared))
 
     def release(self, arm: ClaimedArm) -> None:
         """Nothing was asked: the arm is due as before, for whoever goes on."""
         self._settler.put(Settlement(arm, Due(0, self._planner.same_class(arm))))
 
-    async def observe(self, arm: ClaimedArm, reading: Reading, fingerprint: bytes, validator: str, poll: Poll) -> None:
+    async def observe(self, arm: ClaimedArm, reading: Reading, fingerprint: str, validator: str, poll: Poll) -> None:
         """A reading that may be news; what is told of `poll` is its trace."""
         for _ in range(COMMIT_TRIES):
             state = await self._orders.load_state(arm.retailer_id, arm.order_id)
@@ -130,15 +130,15 @@ class Verdicts:
         arm: ClaimedArm,
         reading: Reading,
         step: Step,
-        fingerprint: bytes,
+        fingerprint: str,
         validator: str,
         state: OrderState,
     ) -> Commit:
         count = len([event for event in step.events if event.type != "order.tracking_started"])
         changed_ms = happened(reading, count, arm.read_at_ms)[0][-1:] if count and arm.read_at_ms else []
         last_ms = changed_ms[0] if changed_ms else arm.changed_ms
-        fingerprints = dict.fromkeys(step.forget, b"")
-        fingerprints[arm.resource] = fingerprint if step.settled else b""
+        fingerprints = dict.fromkeys(step.forget, "")
+        fingerprints[arm.resource] = fingerprint if step.settled else ""
         return Commit(
             state,
             step.state,
@@ -254,7 +254,7 @@ class Verdicts:
         )
         if step is None:
             return Step(state, (), {}) if arm.resource in state.off else None
-        fingerprints = dict.fromkeys(step.forget, b"")
+        fingerprints = dict.fromkeys(step.forget, "")
         due = self._due(arm, step, 0, self._clock.now_ms())
         commit = Commit(state, step.state, step.events, fingerprints=fingerprints, due=due)
         about = [event.type for event in step.events]

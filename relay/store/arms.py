@@ -10,7 +10,7 @@ from relay import metrics
 from relay.model.hazards import CELLS
 from relay.model.pacing import EARLY, FIRST_FACTOR, GUARANTEED, NARROWEST
 from relay.store import keys
-from relay.store.order_records import Claim, Settlement, read_arm, read_pool, trouble_record
+from relay.store.order_records import Claim, Settlement, read_claim, trouble_record
 from relay.store.redis import Arg, Db, as_dict
 
 _json = msgspec.json.Encoder()
@@ -49,13 +49,10 @@ class Arms:
     async def claim(self, limit: int, *, lease_ms: int, horizon_ms: int) -> Claim:
         """Lease up to `limit` arms, spending budget; send times lie at most `horizon_ms` ahead. One round trip."""
         args: list[Arg] = [limit, lease_ms, horizon_ms, self._width_ms, EARLY, GUARANTEED, SPEND]
-        now, next_ms, described, exceeded, *arms = await self._db.script("claim", [keys.CREDENTIALS], args)
-        pools = [read_pool(fields) for fields in described]
+        claim, exceeded = read_claim(await self._db.script("claim", [keys.CREDENTIALS], args))
         if exceeded:
             metrics.budget_exceeded.inc(exceeded)
-        return Claim(
-            int(now), int(float(next_ms)) if next_ms else None, tuple(read_arm(fields, pools) for fields in arms)
-        )
+        return claim
 
     async def settle(self, settlements: Sequence[Settlement], learnt: Mapping[str, float] | None = None) -> int:
         """Put arms back that changed nothing, all in one round trip; says how many leases had been lost. `learnt`: what
@@ -70,13 +67,13 @@ class Arms:
             trouble: Arg = ""
             if one.trouble is not None:
                 trouble = _json.encode(trouble_record(one.trouble)).decode()
-            elif one.read_at_ms is not None and arm.trouble is not None:
+            elif one.read_at_ms is not None and arm.troubled:
                 trouble = "-"
             delay: Arg = "" if one.due.delay_ms is None else one.due.delay_ms
             read_at: Arg = "" if one.read_at_ms is None else one.read_at_ms
             # cmsgpack in Lua reads strings only: everything here is ASCII or UTF-8 text.
             rows += [arm.member, number, arm.lease, delay, one.due.klass, read_at]
-            rows += [one.fingerprint.decode(), trouble, one.validator, one.holds]
+            rows += [one.fingerprint, trouble, one.validator, one.holds]
         for pool_id in learnt or {}:
             numbers.setdefault(pool_id, len(numbers))
         pools = [[*name.split("/", 1), (learnt or {}).get(name, 0), FIRST_FACTOR] for name in numbers]

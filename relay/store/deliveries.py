@@ -135,7 +135,8 @@ class Notice:
 class Progress:
     """What one batch achieved. `serial` numbers the batches of one lease, so that a command which redis-py sends twice
     is applied once. `counts` are matched, delivered, dead, skipped, replayed; zero is left out. `last_error` is JSON,
-    '-' to clear it, '' to leave it. None, '' and False leave things as they are."""
+    '-' to clear it, '' to leave it. None, '' and False leave things as they are.
+    `health` and `disable` speak of the endpoint at `url`, and are passed over once the subscription has another."""
 
     serial: int
     position: str = ""
@@ -144,6 +145,7 @@ class Progress:
     last_error: str = ""
     disable: str = ""
     health: Health | None = None
+    url: str = ""
     tat_ms: float | None = None
     beat_ms: int | None = None
     flying: int = 0
@@ -232,6 +234,7 @@ class Deliveries:
             head["disable"] = progress.disable
         if progress.health is not None:
             head |= {"health": _json.encode(progress.health).decode(), "hold": progress.health.hold_ms}
+            head["url"] = progress.url
         if progress.tat_ms is not None:
             head["tat"] = progress.tat_ms
         if progress.beat_ms is not None:

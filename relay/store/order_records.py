@@ -6,9 +6,11 @@ What is made for every poll is a struct and no dataclass: a frozen dataclass tak
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from relay.errors import Conflict
 from relay.model.cadence import stage_of
@@ -28,6 +30,9 @@ from relay.model.pacing import FIRST_FACTOR, URGENT, Pool
 from relay.store.redis import Arg
 
 _json = msgspec.json.Encoder()
+#: The stage of an order that was never read, and the pool of an arm that was not yet given its own.
+NEW = stage_of(None)
+NO_POOL = Pool("", 0, 0, 0, 0, 0.0, FIRST_FACTOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +73,66 @@ class StoredOrder:
     next_due_ms: int | None
 
 
-class ClaimedArm(msgspec.Struct, frozen=True):
-    """One (order, resource) that this pump may poll until its lease ends. Times are milliseconds.
+class ClaimedArm(msgspec.Struct, frozen=True, array_like=True):
+    """One (order, resource) that this pump may poll until its lease ends, as the claim script packs it. Times are
+    milliseconds.
 
     `lease` is the fencing token. `send_at_ms` is when its request may start. `fingerprint` is empty when the next
     answer must be looked at in any case. `token_revision` tells a replaced token from a cached one. `due_ms` is when
     it was due, `changed_ms` when it last changed, as far as is known. `validator` is upstream's for the last reading.
+    `pool` is set by `read_claim`.
     """
 
     member: str
-    pool: Pool
+    number: int
     lease: str
     send_at_ms: int
     due_ms: int
-    retailer_id: RetailerId
-    order_id: OrderId
-    resource: Resource
-    fingerprint: bytes
+    fingerprint: str
     read_at_ms: int
-    user_id: str | None
+    user: str
     token_revision: str
     tracking: Tracking
-    stage: str
-    trouble: Trouble | None
+    status: str
+    troubled: str
     changed_ms: int
     validator: str
+    pool: Pool = NO_POOL
 
     @property
     def credential(self) -> str:
-        return self.pool.id.partition("/")[0]
+        return _owners(self.pool.id)[0]
+
+    @property
+    def retailer_id(self) -> RetailerId:
+        return _owners(self.pool.id)[1]
+
+    @property
+    def order_id(self) -> OrderId:
+        return OrderId(self.member[2:])
+
+    @property
+    def resource(self) -> Resource:
+        return BY_SHORT[self.member[0]]
+
+    @property
+    def user_id(self) -> str | None:
+        return self.user or None
+
+    @property
+    def stage(self) -> str:
+        return self.status or NEW
+
+    @property
+    def trouble(self) -> Trouble | None:
+        return _read_trouble(self.troubled)
+
+
+@lru_cache(10_000)
+def _owners(pool_id: str) -> tuple[str, RetailerId]:
+    """A pool's credential and retailer."""
+    credential, _, retailer_id = pool_id.partition("/")
+    return credential, RetailerId(retailer_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +141,7 @@ class Claim:
 
     now_ms: int
     next_ms: int | None
-    arms: tuple[ClaimedArm, ...]
+    arms: Sequence[ClaimedArm]
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -124,7 +160,7 @@ class Settlement(msgspec.Struct, frozen=True):
     arm: ClaimedArm
     due: Due
     read_at_ms: int | None = None
-    fingerprint: bytes = b""
+    fingerprint: str = ""
     trouble: Trouble | None = None
     validator: str = ""
     holds: str = ""
@@ -141,7 +177,7 @@ class Commit:
     before: OrderState
     after: OrderState
     events: Sequence[Event] = ()
-    fingerprints: Mapping[Resource, bytes] = field(default_factory=dict)
+    fingerprints: Mapping[Resource, str] = field(default_factory=dict)
     due: Mapping[Resource, Due] = field(default_factory=dict)
     troubles: Mapping[Resource, Trouble | None] = field(default_factory=dict)
     validators: Mapping[Resource, str] = field(default_factory=dict)
@@ -159,47 +195,38 @@ def as_dict(answer: Any) -> dict[bytes, bytes]:
     return {answer[i]: answer[i + 1] for i in range(0, len(answer), 2)}
 
 
-def read_pool(fields: list[bytes]) -> Pool:
-    id_, arms, orders, all_orders, retailers, rate, learnt = (
-        raw.decode() if isinstance(raw, bytes) else raw for raw in fields
-    )
-    return Pool(
-        *(str(id_), int(arms), int(orders), int(all_orders), int(retailers)),
-        float(rate),
-        float(learnt or FIRST_FACTOR),
-    )
+class _Pool(msgspec.Struct, array_like=True):
+    """A pool as the claim script packs it."""
+
+    id: str
+    arms: int
+    orders: int
+    all_orders: int
+    retailers: int
+    rate: float
+    factor: str
 
 
-def read_arm(fields: list[bytes], pools: Sequence[Pool]) -> ClaimedArm:
-    member = fields[0].decode()
-    letter, _, order_id = member.partition("/")
-    pool = pools[int(fields[1])]
-    return ClaimedArm(
-        member=member,
-        pool=pool,
-        lease=fields[2].decode(),
-        send_at_ms=int(fields[3]),
-        due_ms=int(float(fields[4])),
-        retailer_id=RetailerId(pool.id.partition("/")[2]),
-        order_id=OrderId(order_id),
-        resource=BY_SHORT[letter],
-        fingerprint=fields[5],
-        read_at_ms=int(fields[6] or 0),
-        user_id=fields[7].decode() or None,
-        token_revision=fields[8].decode(),
-        tracking=Tracking(fields[9].decode()),
-        stage=fields[10].decode() or stage_of(None),
-        trouble=_read_trouble(fields[11]),
-        changed_ms=int(fields[12] or 0),
-        validator=fields[13].decode(),
-    )
+_claimed = msgspec.msgpack.Decoder(tuple[int, int | float, int, list[_Pool], list[ClaimedArm]])
+
+
+def read_claim(raw: bytes) -> tuple[Claim, int]:
+    """What the claim script returned, and for how many seconds it granted more than a budget."""
+    now_ms, next_ms, exceeded, packed, arms = _claimed.decode(raw)
+    pools = [
+        Pool(one.id, one.arms, one.orders, one.all_orders, one.retailers, one.rate, float(one.factor or FIRST_FACTOR))
+        for one in packed
+    ]
+    for arm in arms:
+        force_setattr(arm, "pool", pools[arm.number])  # nobody has seen it yet
+    return Claim(now_ms, int(next_ms) if next_ms >= 0 else None, arms), exceeded
 
 
 def trouble_record(trouble: Trouble) -> dict[str, Any]:
     return {"code": trouble.code, "detail": trouble.detail, "since": trouble.since_ms, "count": trouble.count}
 
 
-def _read_trouble(raw: bytes | None) -> Trouble | None:
+def _read_trouble(raw: bytes | str | None) -> Trouble | None:
     if not raw:
         return None
     record = msgspec.json.decode(raw)

@@ -1,5 +1,6 @@
 """An endpoint as a whole: circuit, pauses, limits, fairness, heartbeats, notices."""
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -10,6 +11,7 @@ import pytest
 
 from relay.delivering import recorder
 from relay.delivering.jobs import Limits
+from relay.model.circuit import OPEN_AFTER
 from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.audit import AuditLog
@@ -75,6 +77,51 @@ def test_an_open_circuit_outlives_the_worker(redis_url: str) -> None:
             assert await rig.balanced()
 
     run(main())
+
+
+@pytest.mark.parametrize("status", [500, 410])
+def test_an_answer_of_the_url_before_says_nothing_of_the_new_one(redis_url: str, status: int) -> None:
+    """The retailer moves a failing endpoint while the relay probes it: the late answer neither holds up nor disables
+    what is sent to the new URL."""
+
+    async def main() -> None:
+        asked, go_on = asyncio.Event(), asyncio.Event()
+        failed: set[bytes] = set()
+
+        async def old(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "http":
+                return
+            probing = len(failed) == OPEN_AFTER  # one lane an order, one event an order, one post at a time
+            if probing:
+                asked.set()
+                await go_on.wait()
+            failed.add(dict(scope["headers"])[b"webhook-id"])
+            await send({"type": "http.response.start", "status": status if probing else 500, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        async with open_rig(redis_url, old) as rig:
+            subscription = await rig.subscribe(url=f"{rig.upstream_url}/hook", max_in_flight=1)
+            for number in range(6):
+                await history(rig, f"o-{number}", 1)
+            rig.deliver(Schedule((0.05, 3_600.0)), LIMITS)
+            await asked.wait()
+            known = await of(rig, subscription.id)
+            mended = replace(known.configuration, url=f"{rig.receiver_url}/mended")
+            await rig.subscriptions.amend(rig.retailer_id, known, mended)
+            # Known to the runner: what it wrote of the endpoint is of the new one.
+            await eventually(lambda: _held_until(rig, subscription.id, 0))
+            go_on.set()
+            await eventually(rig.idle)
+            assert (await of(rig, subscription.id)).configuration.enabled
+            await eventually(lambda: circuit_is(rig, subscription.id, "closed"))
+            await rig.stop()
+            assert await rig.balanced()
+
+    run(main())
+
+
+async def _held_until(rig: Rig, subscription_id: str, ms: int) -> bool:
+    return int(await rig.db.run("HGET", keys.subscription(subscription_id), "hold") or -1) == ms
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from relay.maintaining import MaintainPump
-from relay.model.orders import RESOURCES, OrderId, Resource, Tracking
+from relay.model.circuit import Health
+from relay.model.orders import RESOURCES, EventId, LaneId, OrderId, Resource, Tracking
 from relay.queue import Ringer, open_pool
 from relay.store import keys
 from relay.store.bells import Bells
-from relay.store.deliveries import Deliveries, Operation, Progress
+from relay.store.deliveries import Deliveries, Notice, Operation, Progress
 from relay.store.order_records import Commit, Due, Settlement
 from relay.store.retention import Retention
 from relay.store.slots import Slots
@@ -31,13 +32,13 @@ def test_a_claim_leases_and_a_lost_lease_settles_nothing(redis_url: str) -> None
             assert {(arm.order_id, arm.resource) for arm in first.arms} == {
                 (order, resource) for order in ("o-1", "a/b") for resource in RESOURCES
             }
-            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == []
             await asyncio.sleep(0.05)  # the lease is what is waited for
             second = await rig.arms.claim(10, lease_ms=60_000, horizon_ms=100)
             assert len(second.arms) == 6
 
             assert await rig.arms.settle([Settlement(arm, Due(0), 1) for arm in first.arms]) == 6
-            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == ()
+            assert (await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms == []
             assert await rig.arms.settle([Settlement(arm, Due(0), 2) for arm in second.arms]) == 0
             assert len((await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms) == 6
 
@@ -93,7 +94,7 @@ def test_a_reading_is_settled_only_on_what_it_was_decided_on(redis_url: str) -> 
                 if one.resource is Resource.ITEMS
             ]
             for holds in ("fother", "f", f"v{state.version + 1}", f"v{state.version}", "fknown"):
-                settled = Settlement(arm, Due(60_000), 9_000, b"new", holds=holds)
+                settled = Settlement(arm, Due(60_000), 9_000, "new", holds=holds)
                 assert await rig.arms.settle([settled]) == 0
                 moved = holds not in (f"v{state.version}", "fknown")
                 expected = [b"known", b"5"] if moved else [b"new", b"9000"]
@@ -222,6 +223,41 @@ def test_no_two_leases_have_one_fence_also_after_a_loss(redis_url: str) -> None:
             deliveries = Deliveries(rig.db, rig.vault)
             assert await deliveries.record(lost, Progress(serial=1), lease_ms=60_000) is None
             assert await deliveries.record(mine, Progress(serial=1), lease_ms=60_000) is not None
+
+    run(main())
+
+
+def test_a_batch_says_nothing_of_an_endpoint_that_is_no_longer_the_subscription_s(redis_url: str) -> None:
+    """The URL was changed between the answer and its writing down: the rest of the batch counts all the same."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            subscription = await rig.subscribe()
+            await history(rig, "o-1", 1)
+            (owned,) = await _own(rig, "me")
+            moved = replace(subscription.configuration, url=f"{rig.receiver_url}/moved")
+            await rig.subscriptions.amend(rig.retailer_id, subscription, moved)
+
+            health = Health("open", (LaneId("o-1"),), since_ms=1, hold_ms=2**40)
+            notices = [
+                Notice(EventId(f"evt_{kind}"), f"subscription.{kind}", b"{}") for kind in ("disabled", "failing")
+            ]
+            batch = Progress(
+                serial=1, disable="gone", health=health, url=subscription.configuration.url, notices=notices, flying=3
+            )
+            deliveries = Deliveries(rig.db, rig.vault)
+            recorded = await deliveries.record(owned, batch, lease_ms=60_000)
+            assert recorded is not None
+            assert recorded.enabled
+            kept = await rig.db.run("HMGET", keys.subscription(subscription.id), "health", "hold", "flying")
+            assert kept == [None, None, b"3"]
+            entries = await rig.log.after(rig.retailer_id, "0-0", 100)
+            assert [one.type for one in entries if one.type.startswith("subscription.")] == ["subscription.failing"]
+
+            here = replace(batch, serial=2, url=moved.url, notices=())
+            recorded = await deliveries.record(owned, here, lease_ms=60_000)
+            assert recorded is not None
+            assert not recorded.enabled
 
     run(main())
 

@@ -1,6 +1,7 @@
 """Servers that misbehave, on real sockets."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -30,14 +31,20 @@ async def peer(
 
 
 def answering(raw: bytes, then: Handler | None = None) -> Handler:
-    """Reads a head, writes `raw`, and goes on as `then`."""
+    """Reads a request, writes `raw`, and goes on as `then`, or closes; without anything to write, resets."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if length is not None:  # closed with something unread, the connection would be reset, and the answer with it
+            await reader.readexactly(int(length[1]))
         writer.write(raw)
         await writer.drain()
         if then is not None:
             await then(reader, writer)
+        elif raw:
+            writer.close()
+            await writer.wait_closed()
 
     return handle
 

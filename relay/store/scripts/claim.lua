@@ -3,17 +3,17 @@
 -- ARGV: how many at most, lease (ms), horizon (ms): how far ahead send times may be granted, width (ms) of the narrowest
 --   class, how early an arm may be taken where budget is left (share of its interval), share of a budget that retailers
 --   have in equal parts, share of the budget that is spent at most
--- Returns {now, next, {pool...}, exceeded, arm...}: `next` is when something can be claimed again ('' for never);
---   `exceeded`: seconds for which more was granted than a budget;
---   a pool is {id, arms, orders, all orders, retailers, rate, factor};
+-- Returns one MessagePack array (decoded in a tenth of the time of thousands of strings): {now, next, exceeded, {pool...},
+--   {arm...}}. `next` is when something can be claimed again (-1: never); `exceeded`: seconds for which more was granted
+--   than a budget; a pool is {id, arms, orders, all orders, retailers, rate, factor ('' when nothing was learnt)};
 --   an arm {letter/order, number of its pool, end of lease, send time, due, fingerprint, read_at, user, token revision,
---     tracking, status, trouble, changed_at, validator}.
+--     tracking, status, trouble, changed_at, validator}; what is not known is '' or 0.
 -- The end of its lease is an arm's fencing token.
 local want, lease, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local width, early, guaranteed, spend = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local now = now_ms()
 local until_ms = string.format('%.0f', now + lease)
-local out, pools = {now, '', {}, 0}, 0
+local exceeded, pools, arms = 0, {}, {}
 local widths = {}
 for class = 2, CLASSES - 1 do
   widths[class] = width * 2 ^ (class - 1.5)
@@ -97,9 +97,8 @@ local function describe(pool, all, retailers, rate)
   for class = 0, CLASSES - 1 do
     arms = arms + redis.call('ZCARD', due_key(pool.id, class))
   end
-  pools = pools + 1
-  pool.number = pools - 1
-  out[3][pools] = {pool.id, arms, pool.orders, all, retailers, string.format('%.6f', rate), pool.factor}
+  pool.number = #pools
+  pools[#pools + 1] = {pool.id, arms, pool.orders, all, retailers, rate, pool.factor}
 end
 
 for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 64)) do
@@ -162,11 +161,11 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
         if not pool.number then
           describe(pool, all, retailers, rate)
         end
-        out[#out + 1] = {arm, pool.number, until_ms, string.format('%.0f', tat), due, f[2] or '', f[3] or '',
-          f[4] or '', f[5] or '', f[6] or '', f[7] or '', f[8] or '', f[9] or '', f[10] or ''}
+        arms[#arms + 1] = {arm, pool.number, until_ms, math.floor(tat + 0.5), tonumber(due), f[2] or '',
+          tonumber(f[3] or '0'), f[4] or '', f[5] or '', f[6], f[7] or '', f[8] or '', tonumber(f[9] or '0'), f[10] or ''}
         granted = granted + 1
         if exceeds(counts, tat, full) then
-          out[4] = out[4] + 1
+          exceeded = exceeded + 1
         end
         virtual = math.max(virtual, pool.time)
         pool.time = pool.time + 1 / pool.weight
@@ -210,7 +209,4 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
   end
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if first[2] then
-  out[2] = first[2]
-end
-return out
+return cmsgpack.pack({now, tonumber(first[2] or '-1'), exceeded, pools, arms})

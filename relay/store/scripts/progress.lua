@@ -10,7 +10,8 @@
 --     revive stream id a was delivered on request: if it is a dead letter, it is one no longer
 --   {id, type, body} of events about this subscription, for the retailer's other ones
 -- The object: lease (ms); pos and seq when the position moved; counts matched, delivered, dead, skipped, replayed;
---   error ('-' clears it); disable: why; health, hold (ms), tat (ms), beat (ms): written as they are; wake: parked lanes
+--   error ('-' clears it); disable: why; health, hold (ms), tat (ms), beat (ms): written as they are; url: the endpoint
+--   of which health, hold and disable speak: they are passed over once the subscription has another; wake: parked lanes
 --   are due now; flying: posts in flight; latest: what waits now is to be folded; keep: how long attempts are kept (ms).
 -- Returns {'lost'}, or {'ok', now, revision, enabled, fold_to, lane that is now empty...}.
 -- A batch that arrives a second time (the client repeats a command whose answer was lost) changes nothing. One that does
@@ -18,11 +19,12 @@
 -- from there.
 local id, fence, serial = ARGV[1], ARGV[2], ARGV[3]
 local head = cjson.decode(ARGV[4])
-local held = redis.call('HMGET', KEYS[1], 'fence', 'owner', 'batch', 'retailer')
+local held = redis.call('HMGET', KEYS[1], 'fence', 'owner', 'batch', 'retailer', 'url')
 if held[1] ~= fence or (held[2] or '') == '' then
   return {'lost'}
 end
 local retailer = held[4]
+local moved = head.url and head.url ~= held[5]
 local now = now_ms()
 local first_time = held[3] ~= fence .. '/' .. serial
 local mine = string.match(held[3] or '', '^' .. fence .. '/(%d+)$')
@@ -114,6 +116,9 @@ for name in pairs(touched) do
   end
 end
 rows(3, function(i)
+  if moved and ARGV[i + 1] == 'subscription.disabled' then
+    return
+  end
   local position = redis.call('XADD', P .. 'log:' .. retailer, '*', 'i', ARGV[i], 't', ARGV[i + 1], 'o', '', 'q', 0, 's', id,
     'b', ARGV[i + 2])
   redis.call('HSET', P .. 'ids:' .. retailer, ARGV[i], position)
@@ -137,6 +142,9 @@ local function write()
     redis.call('HDEL', KEYS[1], 'last_error')
   elseif head.error then
     redis.call('HSET', KEYS[1], 'last_error', head.error)
+  end
+  if moved then
+    head.health, head.hold, head.disable = nil, nil, nil
   end
   if head.health then
     redis.call('HSET', KEYS[1], 'health', head.health)
