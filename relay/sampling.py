@@ -31,6 +31,7 @@ class Sampler:
         self._sampled: float | None = None
         self._worked: Work | None = None
         self._log = structlog.get_logger("relay.sampling")
+        metrics.budget_remaining_ratio.set(1)  # until the first sample: 0 would say that a credential is paused
 
     async def run(self, stop: asyncio.Event, every: float = EVERY) -> None:
         """Sample until `stop`: a flag, as redis-py may swallow a cancellation."""
