@@ -107,13 +107,13 @@ class CanaryUpstream:
 
 
 class CanaryEngine:
-    """An `Engine` for deliveries: the guarded one, but for the canary's own URL, letter by letter, which the operator
-    set. The API refuses that URL to retailers as it refuses every address that is not public."""
+    """An `Engine` for the deliveries of the canary's retailer, and of no other: the guarded one, but for the canary's
+    own URL, letter by letter, which the operator set. A retailer's subscription to that URL is judged as any other."""
 
     def __init__(self, guarded: Engine, plain: Engine, settings: Settings) -> None:
         self._guarded = guarded
         self._plain = plain
-        self._hook = hook(settings) if settings.canary else ""
+        self._hook = hook(settings)
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
@@ -270,16 +270,16 @@ class Canary:
         found = await _own_subscription(self._db, self._subscriptions)
         if found is None:
             return 404, {}
-        known = [secret for secret, _ in found.keyring.secrets(int(time.time() * 1000))]
+        now_ms = await self._db.now_ms()  # the clock that signs goes by it too
+        known = [secret for secret, _ in found.keyring.secrets(now_ms)]
         try:
-            verify(headers, body, known, now_s=int(time.time()))
+            verify(headers, body, known, now_s=now_ms // 1000)
         except VerificationFailed as error:
             self._logger.warning("canary.unverified", detail=str(error))
             await self._db.run("HSET", keys.CANARY_STATE, "refused", 1)
             return 401, {}
         marker = (json.loads(body)["data"].get("order") or {}).get("canary", "")
         if marker:
-            now_ms = await self._db.now_ms()
             await self._db.run("HSET", keys.CANARY_STATE, "seen", marker, "seen_ms", now_ms)
         return 200, {}
 

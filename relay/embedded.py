@@ -52,7 +52,7 @@ class EmbeddedStore:
 
     def start(self) -> None:
         """Raises StoreUnavailable when the folder is in use or the server does not come up."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_folder()
         self._launch()
 
@@ -78,6 +78,7 @@ class EmbeddedStore:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    umask=0o077,  # what it writes is customers' data
                 )
             except (OSError, ValkeyServerError) as error:
                 raise StoreUnavailable(f"the embedded store cannot be started: {error}") from None

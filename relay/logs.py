@@ -45,8 +45,11 @@ def configure(log_format: str, log_level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for name in ("arq", "arq.worker", "uvicorn", "uvicorn.error", "httpx", "asyncio"):
+    for name in ("arq", "arq.worker", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # uvicorn warns of whatever a stranger sends that is no request, and says neither who nor what.
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("uvicorn.access").disabled = True
 
 

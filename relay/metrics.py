@@ -45,7 +45,7 @@ http_rejected = _api.counter(
     "http_rejected_total",
     "Requests refused before they were looked at, by reason.",
     "reason",
-    known=each(("auth", "rate", "size", "draining", "redis", "overload")),
+    known=each(("auth", "rate", "size", "draining", "redis", "overload", "slow")),
 )
 audit_failures = _api.counter("audit_failures_total", "Actions that could not be written into the audit log.")
 actions = _api.counter(

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: How long a child may take to stop after SIGTERM before it is killed (seconds): a worker's drain is below 10.
-STOP_WITHIN = 20.0
+#: How long a child may take to stop after SIGTERM before it is killed (seconds): a deliver worker lets a post in flight
+#: end, which takes the delivery time-out (15 by default) at the longest.
+STOP_WITHIN = 40.0
 _PR_SET_PDEATHSIG = 1
 #: Exit status of a child that cannot work as it was set up.
 MISTAKE = 2

@@ -1,4 +1,7 @@
-"""An ASGI app on a port: uvicorn in this process's event loop, which keeps its signals to itself."""
+"""An ASGI app on a port: uvicorn in this process's event loop, which keeps its signals to itself.
+
+uvicorn bounds how long an idle connection is kept, not how long a request may take to arrive; `_Timely` does.
+"""
 
 import asyncio
 import signal
@@ -8,11 +11,60 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+import h11
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from relay import metrics
 
 #: How long open requests may take to end when the server stops (seconds).
 GRACE = 5
+#: How long a connection may take to send a request whole, from its opening or the answer before (seconds).
+RECEIVE_WITHIN = 20.0
+#: A request's end has been read, or nothing more will be.
+_ARRIVED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+
+
+class _Timely(H11Protocol):
+    """HTTP/1.1 that cuts off who sends a request byte by byte, or nothing: it would hold the connection for ever, and
+    by its body a place among the requests in flight."""
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._time()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._time()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._disarm()
+
+    def _time(self) -> None:
+        """The clock of one request runs from its first moment to its last byte; between two, keep-alive has its own."""
+        kept = self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is not None
+        if kept or self.conn.their_state in _ARRIVED or self.transport.is_closing():
+            self._disarm()
+        elif self._due is None:
+            self._due = self.loop.call_later(RECEIVE_WITHIN, self._late)
+
+    def _disarm(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _late(self) -> None:
+        if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
+            metrics.http_rejected.labels("slow").inc()
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -32,7 +84,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    app: Any, host: str, port: int, ready: Callable[[int], None], *, http: Any = "h11", grace: int = GRACE
+    app: Any, host: str, port: int, ready: Callable[[int], None], *, http: Any = _Timely, grace: int = GRACE
 ) -> None:
     """Serve until cancelled, then let open requests end. `ready` gets the port once connections are accepted.
 

@@ -48,6 +48,9 @@ from relay.upstream.dialects import open_dialect
 from relay.upstream.tokens import Tokens
 from relay.vault import Vault, parse_master_keys
 
+#: How much longer than a post may take a worker waits for it before it ends (seconds): none is cut off and repeated.
+DRAIN_SLACK = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -95,20 +98,23 @@ class Process:
 
     def deliver_pump(self) -> DeliverPump:
         settings = self.settings
+        exempt = canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)
         return DeliverPump(
             Stores(self.deliveries, self.log, self.orders, Recoveries(self.db), Attempts(self.db)),
-            Sender(canary.CanaryEngine(self.delivery_engine, self.upstream_engine, settings)),
+            Sender(self.delivery_engine),
             self.bells,
             clock=self.clock,
             schedule=settings.schedule,
             limits=DeliverLimits(
                 lease_ms=round(settings.lease * 1000),
+                drain_s=settings.delivery_timeout + DRAIN_SLACK,
                 disable_after_s=settings.disable_after,
                 recovery_rate=settings.recovery_rate,
             ),
             concurrency=settings.delivery_concurrency,
             per_host=max(1, settings.host_concurrency // settings.deliver_pumps),
             tracing=self.tracing,
+            others={canary.RETAILER: Sender(exempt)} if settings.canary else {},
         )
 
     def maintain_pump(self) -> MaintainPump:

@@ -25,10 +25,11 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         return
     metrics.pump_wait.labels(kind).observe(max(0.0, time.time() - ctx["score"] / 1000))
     structlog.contextvars.bind_contextvars(pump=f"{kind}/{slot}")
-    lost, done = asyncio.Event(), asyncio.Event()
+    lost, done, handed = asyncio.Event(), asyncio.Event(), asyncio.Event()
     renewing = asyncio.create_task(_keep_slot(process, kind, slot, token, lease_ms, lost, done))
     began = time.monotonic()
     ends_at = began + process.settings.slice
+    handing = asyncio.create_task(_hand_over(process, kind, slot, token, ends_at, done, handed))
     metrics.pumps_running.labels(kind).inc()
     reason = "failed"
     work = process.pump(kind)
@@ -40,14 +41,37 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
         structlog.get_logger("workers").warning("pump.store_unavailable", kind=kind, error=error.detail)
     finally:
         done.set()
-        await renewing
-        metrics.pumps_running.labels(kind).dec()
+        await asyncio.gather(renewing, handing)
+        if not handed.is_set():
+            metrics.pumps_running.labels(kind).dec()
         metrics.pump_slices.labels(kind, reason).inc()
         metrics.pump_slice_duration.labels(kind).observe(time.monotonic() - began)
         tally = dict(work.tally) if isinstance(work, PollPump) else {}
         structlog.get_logger("workers").info("pump.slice_ended", kind=kind, slot=slot, reason=reason, **tally)
-    if reason != "store_unavailable":
+    if reason != "store_unavailable" and not handed.is_set():
         await process.slots.release(kind, slot, token)
+        await process.ringer.ring(kind, slot)
+
+
+async def _hand_over(
+    process: Process,
+    kind: str,
+    slot: int,
+    token: str,
+    ends_at: float,
+    done: asyncio.Event,
+    handed: asyncio.Event,
+) -> None:
+    """Give the slot away as soon as the slice is over, unless it is `done` before. What is still in flight then, at
+    endpoints that hang, ends beside the next slice: nobody else waits for it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
+            await done.wait()
+            return
+    with suppress(StoreUnavailable):  # else the lease runs out
+        await process.slots.release(kind, slot, token)
+        handed.set()
+        metrics.pumps_running.labels(kind).dec()
         await process.ringer.ring(kind, slot)
 
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from deploy.chart.values import Value
+from relay.settings import TABLE
 
 Schema = dict[str, Any]
 
@@ -18,7 +19,16 @@ CIDR_V4 = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}$"
 CIDR_V6 = r"^[0-9a-fA-F:]*:[0-9a-fA-F:]*/[0-9]{1,3}$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 #: Labels by which the chart's own selectors choose; another value would tear Deployments from their pods.
-OWN_LABELS = r"^(app\.kubernetes\.io/(name|instance|component|version|managed-by|part-of)|helm\.sh/chart)$"
+OWN_LABELS = (
+    r"^(app\.kubernetes\.io/(name|instance|component|version|managed-by|part-of)|helm\.sh/chart|pod-template-hash)$"
+)
+#: By these pods are replaced when their configuration changes.
+OWN_ANNOTATIONS = r"^checksum/"
+LABEL_NAME = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+#: A registry's port is followed by a path: `relay:1.0` has a tag, which is `image.tag`.
+REPOSITORY = r"^[a-z0-9][a-zA-Z0-9._-]*(:[0-9]{1,5}/[a-zA-Z0-9._-]+)?(/[a-zA-Z0-9._-]+)*$"
+DATA_KEY = r"^[-._a-zA-Z0-9]*$"
 
 
 def _text(pattern: str = "", least: int = 0) -> Schema:
@@ -48,7 +58,10 @@ def _object(required: tuple[str, ...] = (), **keys: Schema) -> Schema:
 
 OPEN: Schema = {"type": "object"}
 STRINGS = _map(_text())
-OWN_STRINGS = _map(_text(), {"not": {"pattern": OWN_LABELS}})
+LABELS = _map(_text(LABEL_VALUE), {"pattern": LABEL_NAME, "not": {"pattern": OWN_LABELS}})
+ANNOTATIONS = _map(_text(), {"pattern": LABEL_NAME, "not": {"pattern": OWN_ANNOTATIONS}})
+#: What the relay reads, but for the key that commands present: a ConfigMap is no place for it.
+SETTINGS = {"enum": sorted(f"RELAY_{name.upper()}" for name in TABLE if name != "api_key")}
 PORT = _whole(1, 65535)
 PEERS = _list(
     _object(
@@ -71,8 +84,8 @@ BY_KEY: dict[str, Schema] = {
         "additionalProperties": False,
         "properties": {"requests": QUANTITIES, "limits": QUANTITIES},
     },
-    "annotations": STRINGS,
-    "podAnnotations": STRINGS,
+    "annotations": ANNOTATIONS,
+    "podAnnotations": ANNOTATIONS,
     "nodeSelector": STRINGS,
     "tolerations": _list(
         _object(
@@ -88,7 +101,7 @@ BY_KEY: dict[str, Schema] = {
         "additionalProperties": False,
         "properties": {"nodeAffinity": OPEN, "podAffinity": OPEN, "podAntiAffinity": OPEN},
     },
-    "repository": _text(r"^[a-z0-9][a-zA-Z0-9._:/-]*$"),
+    "repository": _text(REPOSITORY),
     "digest": _text(r"^(sha256:[0-9a-f]{64})?$"),
 }
 
@@ -96,19 +109,24 @@ BY_KEY: dict[str, Schema] = {
 BY_NAME: dict[str, Schema] = {
     "nameOverride": _text(rf"^$|{LABEL}"),
     "fullnameOverride": _text(rf"^$|{LABEL}"),
-    "commonLabels": OWN_STRINGS,
+    "commonLabels": LABELS,
     "image.tag": {"type": "string", "pattern": r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$", "not": {"const": "latest"}},
     "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
     "image.pullSecrets": _list(_text(least=1)),
     "secrets.existingSecret": _text(NAME),
+    # Shorter ones end every process with status 2.
+    "secrets.inline.adminKey": _text("^(.{24,})?$"),
     "redis.tls.caSecret": _text(NAME),
     "redis.tls.clientSecret": _text(NAME),
-    "redis.tls.caKey": _text(least=1),
+    "redis.tls.caKey": _text(DATA_KEY, least=1),
     "redis.dev.image.tag": {"type": "string", "minLength": 1, "not": {"const": "latest"}},
     "redis.dev.maxmemoryMb": _whole(16),
     "redis.dev.storage": _text(QUANTITY),
-    "settings": _map({"type": ["string", "number", "boolean"]}, {"pattern": "^RELAY_[A-Z_]+$"}),
-    "extraEnv": _list(_object(("name",), name=_text("^[A-Za-z_][A-Za-z0-9_]*$"), value=_text(), valueFrom=OPEN)),
+    "settings": _map({"type": ["string", "number", "boolean"]}, SETTINGS),
+    "extraEnv": _list(
+        _object(("name",), name=_text("^[A-Za-z_][A-Za-z0-9_]*$"), value=_text(), valueFrom=OPEN)
+        | {"oneOf": [{"required": ["value"]}, {"required": ["valueFrom"]}]}
+    ),
     "shutdown.gracePeriodSeconds": _whole(1),
     # 0 is legal from Kubernetes 1.32 on only.
     "shutdown.preStopSeconds": _whole(1),
@@ -153,16 +171,17 @@ BY_NAME: dict[str, Schema] = {
     "networkPolicy.receivers.except": _list(_text(CIDR_V4)) | {"contains": {"const": "169.254.0.0/16"}},
     "networkPolicy.receivers.exceptV6": _list(_text(CIDR_V6)) | {"contains": {"const": "fc00::/7"}},
     "networkPolicy.receivers.clusterRanges": _list(_text(CIDR)),
-    "networkPolicy.extraEgress": _list(_object(ports=_list(OPEN), to=PEERS)),
-    "monitoring.additionalLabels": OWN_STRINGS,
+    # A rule without peers would open everything, the metadata of clouds too.
+    "networkPolicy.extraEgress": _list(_object(("to",), ports=_list(OPEN, 1), to=PEERS | {"minItems": 1})),
+    "monitoring.additionalLabels": LABELS,
     "monitoring.interval": _text(r"^[0-9]+(ms|s|m)$"),
     "monitoring.scrapeTimeout": _text(r"^[0-9]+(ms|s|m)$"),
     "monitoring.sampleLimit": _whole(1),
     "monitoring.labelLimit": _whole(1),
     "monitoring.runbookBaseUrl": _text("^https?://.*/$"),
     "monitoring.dashboardBaseUrl": _text("^https?://.*/$"),
-    "monitoring.dashboards.labels": OWN_STRINGS,
-    "monitoring.dashboards.folderAnnotation": _text(least=1),
+    "monitoring.dashboards.labels": LABELS,
+    "monitoring.dashboards.folderAnnotation": _text(LABEL_NAME),
     "extraManifests": _list({"type": ["object", "string"]}),
 }
 
@@ -188,6 +207,8 @@ def _of(value: Value) -> Schema:
 def _rule(value: Value) -> Schema:
     if rule := BY_NAME.get(value.name) or BY_KEY.get(value.path[-1]):
         return rule
+    if value.path[:2] == ("secrets", "keys"):
+        return _text(DATA_KEY)
     match value.default:
         case bool():
             return {"type": "boolean"}

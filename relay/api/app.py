@@ -53,7 +53,7 @@ def create_app(deps: Deps, vitals: Vitals | None = None) -> ASGIApp:
     """The API over a process's clients."""
     vitals = vitals or Vitals(deps.db)
     addresses = limits.Addresses(deps.settings.api_rate_ip)
-    routes = [Route(o.path, _endpoint(deps, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)]
+    routes = [Route(o.path, _endpoint(deps, vitals, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)]
     app = Starlette(
         routes=[*routes, *probes(vitals)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
@@ -67,13 +67,15 @@ def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
 
 
 def _endpoint(
-    deps: Deps, addresses: limits.Addresses, operation: Operation
+    deps: Deps, vitals: Vitals, addresses: limits.Addresses, operation: Operation
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         request_id: str = request.scope["state"]["request_id"]
         request.scope["state"]["route"] = operation.path
         headers: dict[str, str] = {}
         try:
+            if vitals.redis_away:  # at once: a Redis that hangs would hold the request for half a minute
+                raise StoreUnavailable("the store is not available; try again")
             caller, headers = await _admitted(deps, addresses, request)
             response = await _answer(Call(deps, caller, request, None), operation)
         except ClientDisconnect:
@@ -281,7 +283,7 @@ class Observed:
         metrics.http_duration.labels(_group(route)).observe(seconds)
         self._log.info(
             "request.served",
-            method=scope["method"],
+            method=method,
             route=route or "other",
             status=status,
             duration_ms=round(seconds * 1000, 2),

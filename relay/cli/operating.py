@@ -9,28 +9,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import msgspec
 
-from relay import tracing
+from relay.cli.checking import REDIS_WITHIN, check
 from relay.cli.options import add_settings, command, read_settings
-from relay.errors import InvalidInput, InvalidSettings, RelayError
+from relay.errors import InvalidInput, InvalidSettings
 from relay.model.orders import RetailerId
 from relay.settings import Settings, duration
 from relay.store import sealed
 from relay.store.audit import Action, AuditLog
-from relay.store.connecting import Security, security_of
+from relay.store.connecting import security_of
 from relay.store.ledger import Ledger
 from relay.store.log import Log
 from relay.store.redis import Db, open_client, wait_until_up
 from relay.store.retailers import OPERATOR, SCOPES, Retailers
-from relay.store.server import findings, read
 from relay.vault import Vault, generate_master_key, parse_master_keys
 
 #: Who the audit log says it was: somebody with access to the store itself.
 _ACTOR = "command-line"
-#: Seconds a command waits for Redis before it gives up with exit status 2.
-REDIS_WITHIN = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--json", action="store_true")
     add_settings(parser)
 
-    parser = command(commands, "check", "validate settings, Redis and upstream", "relay check", _check)
+    parser = command(commands, "check", "validate settings, Redis and upstream", "relay check", check)
     parser.add_argument("--json", action="store_true")
     add_settings(parser)
 
@@ -222,63 +218,6 @@ async def _audit(options: argparse.Namespace, store: Store) -> int:
             print(f"OFF: {problem}")
         print("the ledger balances" if balanced else "the ledger does NOT balance")
     return 0 if balanced else 1
-
-
-def _check(options: argparse.Namespace) -> int:
-    """What is wrong, and what to change; 1 when a deployment would not work well, 2 when settings cannot be read."""
-    settings = read_settings(options)
-    findings = asyncio.run(_findings(settings))
-    if options.json:
-        print(json.dumps({"ok": not any(not ok for ok, _ in findings), "findings": findings}))
-    else:
-        for ok, text in findings:
-            print(f"{'ok ' if ok else 'BAD'} {text}")
-    return 0 if all(ok for ok, _ in findings) else 1
-
-
-async def _findings(settings: Settings) -> list[tuple[bool, str]]:
-    found = [(True, "settings are valid")]
-    if settings.master_keys is None:
-        found.append((False, "RELAY_MASTER_KEYS is not set: `relay keys master` makes one"))
-    if settings.admin_key is None:
-        found.append((False, "RELAY_ADMIN_KEY is not set: only `relay retailers` and `relay keys` can provision"))
-    if settings.tracing:
-        found.append(_tracing_finding())
-    if settings.redis_url is None:
-        found.append((True, "RELAY_REDIS_URL is not set: `relay up` uses the embedded store"))
-    else:
-        found += await _redis_findings(settings.redis_url, security_of(settings))
-    try:
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-            answer = await client.get(settings.upstream_url + "/v2/post_checkout/orders/relay-check/handling")
-        found.append((answer.status_code < 500, f"upstream {settings.upstream_url} answers ({answer.status_code})"))
-    except httpx.HTTPError as error:
-        found.append((False, f"upstream {settings.upstream_url} does not answer: {type(error).__name__}"))
-    return found
-
-
-def _tracing_finding() -> tuple[bool, str]:
-    try:
-        tracing.require()
-    except InvalidSettings as error:
-        return False, error.detail
-    return True, "RELAY_TRACING=1: OpenTelemetry is installed"
-
-
-async def _redis_findings(url: str, security: Security) -> list[tuple[bool, str]]:
-    try:
-        await wait_until_up(url, REDIS_WITHIN, security)
-    except RelayError as error:
-        return [(False, error.detail)]
-    db = Db(open_client(url, security=security))
-    try:
-        server = await read(db)
-    except RelayError as error:
-        return [(False, error.detail)]
-    finally:
-        await db.aclose()
-    found = [(ok, text if ok else f"{code}: not so: {text}") for code, ok, text in findings(server)]
-    return [(True, f"Redis {server.version} answers"), *found]
 
 
 def _print(options: argparse.Namespace, rows: list[Any], line: Callable[[Any], str]) -> None:

@@ -18,7 +18,7 @@ class Limits:
 
     in_flight: int = 64
     lease_ms: int = 15_000
-    drain_s: float = 8.0
+    drain_s: float = 25.0
     disable_after_s: float = 120 * 3600.0
     recovery_rate: int = 50
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -13,6 +13,7 @@ from relay.delivering.jobs import Limits
 from relay.delivering.places import Places
 from relay.delivering.posts import Posts
 from relay.delivering.runner import Runner
+from relay.model.orders import RetailerId
 from relay.model.retries import Schedule
 from relay.sender import Sender
 from relay.store.bells import Bells
@@ -41,10 +42,13 @@ class DeliverPump:
         concurrency: int = 256,
         per_host: int = 256,
         tracing: Tracing = OFF,
+        others: Mapping[RetailerId, Sender] | None = None,
     ) -> None:
-        """`concurrency` posts are in flight at a time, `per_host` of them to one host."""
+        """`concurrency` posts are in flight at a time, `per_host` of them to one host. `others`: whose subscriptions
+        another sender serves."""
         self._stores = stores
         self._sender = sender
+        self._others = others or {}
         self._bells = bells
         self._clock = clock
         self._schedule = schedule
@@ -98,10 +102,10 @@ class DeliverPump:
     def _start(self, owned: Owned) -> None:
         if owned.flying:
             metrics.redeliveries.labels("crash" if owned.taken else "drain").inc(owned.flying)
-        rate = self._limits.recovery_rate
-        aside = Aside(owned, self._stores, self._sender, recovery_rate=rate, clock=self._clock, tracing=self._tracing)
+        rate, sender = self._limits.recovery_rate, self._others.get(owned.retailer_id, self._sender)
+        aside = Aside(owned, self._stores, sender, clock=self._clock, recovery_rate=rate, tracing=self._tracing)
         runner = Runner(
-            *(owned, self._stores.deliveries, self._sender, aside, self._places),
+            *(owned, self._stores.deliveries, sender, aside, self._places),
             clock=self._clock,
             schedule=self._schedule,
             limits=self._limits,

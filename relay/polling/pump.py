@@ -33,6 +33,7 @@ from relay.model.pressure import Pressure
 from relay.polling.planner import Planner
 from relay.polling.settler import BATCH, GATHER, Settler
 from relay.polling.verdicts import Verdicts
+from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.bells import Bells
 from relay.store.decisions import Decisions
@@ -238,12 +239,12 @@ class PollPump:
             return
         self.concurrency.good(fetched.duration_ms / 1000, len(self._fetchers), time.monotonic())
         if fetched.unmodified:
-            self._good(arm.resource)
+            self._good(arm)
             self._verdicts.unchanged(arm, started_ms)
             return
         fingerprint = xxhash.xxh3_128_hexdigest(fetched.raw)
         if fingerprint == arm.fingerprint and arm.tracking is Tracking.ACTIVE:
-            self._good(arm.resource)
+            self._good(arm)
             changed = "" if fetched.validator == arm.validator else fetched.validator or "-"
             self._verdicts.unchanged(arm, started_ms, changed)
             return
@@ -253,17 +254,20 @@ class PollPump:
         except UnusableAnswer as error:
             await self._verdicts.refused(arm, error.refusal.value, error.detail)
             return
-        self._good(arm.resource)
+        self._good(arm)
         reading = Reading(arm.resource, value, started_ms)
         with poll:
             await self._verdicts.observe(arm, reading, fingerprint, fetched.validator, poll)
 
-    def _good(self, resource: Resource) -> None:
+    def _good(self, arm: ClaimedArm) -> None:
         """Looking a labelled metric up costs more than setting it; only resources that this upstream has get a
         series."""
-        gauge = self._successes.get(resource)
+        if arm.retailer_id == keys.CANARY:
+            return  # its upstream is our own, which answers while the real one is away
+        gauge = self._successes.get(arm.resource)
         if gauge is None:
-            gauge = self._successes[resource] = metrics.poll_last_success.labels(labels.labelled(resource.value))
+            gauge = metrics.poll_last_success.labels(labels.labelled(arm.resource.value))
+            self._successes[arm.resource] = gauge
         gauge.set(time.time())
 
     async def _turn_of(self, arm: ClaimedArm) -> int | None:

@@ -19,8 +19,8 @@ WRITES = 1
 OLDEST_READ, NEWEST_READ = 1, 1
 
 
-async def agree(db: Db) -> int:
-    """The store's format, raised to what this release writes. Safe to run twice and by many at once.
+async def look(db: Db) -> int | None:
+    """The store's format as it is written there, None where it is not yet.
 
     Raises InvalidSettings (`store_newer`, `store_older`), StoreUnavailable.
     """
@@ -39,6 +39,14 @@ async def agree(db: Db) -> int:
             " release before first; docs/operations.md says how releases follow.",
             code="store_older",
         )
-    if found is None or stored < WRITES:
-        await db.run("HSET", keys.LAYOUT, "format", max(stored, WRITES), "by", __version__)
-    return max(stored, WRITES)
+    return None if found is None else stored
+
+
+async def agree(db: Db) -> int:
+    """The store's format, raised to what this release writes. Safe to run twice and by many at once. Raises as `look`
+    does."""
+    found = await look(db)
+    stored = max(1 if found is None else found, WRITES)
+    if found is None or found < WRITES:
+        await db.run("HSET", keys.LAYOUT, "format", stored, "by", __version__)
+    return stored

@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import hashlib
+import re
 import socket
 import time
 from collections.abc import Awaitable, Sequence
@@ -30,6 +31,11 @@ from relay.store.connecting import open_client as open_client
 UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 
 Arg = str | bytes | int | float
+
+#: What redis-py puts before an error of a pipeline: the command, which may be a customer's data, and then the arguments
+#: of the exception.
+_IN_PIPELINE = re.compile(r"Command # \d+ .* of pipeline caused error: \(?['\"]?(.*?)['\"]?,?\)?$", re.DOTALL)
+_REFUSES_WRITES = ("MISCONF", "NOREPLICAS", "READONLY", "LOADING", "UNBLOCKED")
 
 
 class Script:
@@ -73,7 +79,8 @@ class Db:
         except ResponseError as error:
             translated = _translated(error)
             metrics.redis_errors.labels("refused" if isinstance(translated, StoreUnavailable) else "other").inc()
-            raise translated from error
+            # Not even as the cause in a trace: what a pipeline's error tells of its command goes to no log.
+            raise translated from (None if _IN_PIPELINE.match(str(error)) else error)
         finally:
             duration.observe(time.perf_counter() - began)
 
@@ -143,12 +150,12 @@ def as_dict(answer: Any) -> dict[bytes, bytes]:
 
 
 def _translated(error: ResponseError) -> Exception:
-    text = str(error)
+    text = _IN_PIPELINE.sub(r"\1", str(error))
     if isinstance(error, OutOfMemoryError):  # redis-py takes the code off the text of those it knows
         return StoreUnavailable(f"Redis is full: {text}", code=STORE_FULL)
-    if text.startswith(("MISCONF", "NOREPLICAS", "READONLY", "LOADING", "UNBLOCKED")):
+    if text.startswith(_REFUSES_WRITES):
         return StoreUnavailable(f"Redis refuses to write: {text}")
-    return error
+    return error if text == str(error) else type(error)(text)
 
 
 async def wait_until_up(url: str, seconds: float, security: Security | None = None) -> None:

@@ -54,10 +54,15 @@ class Resealed:
 async def check_master_keys(db: Db, vault: Vault) -> None:
     """Raises InvalidSettings when the store was sealed with other master keys than these: a clear error at start
     instead of deliveries that fail later. A store without a known record gets one."""
+    if not await fits(db, vault):
+        await db.run("SET", keys.KNOWN, vault.seal(_KNOWN, context=keys.KNOWN), "NX")
+
+
+async def fits(db: Db, vault: Vault) -> bool:
+    """Whether the store has a known record, which these keys open. Raises InvalidSettings where they do not."""
     sealed = await db.run("GET", keys.KNOWN)
     if sealed is None:
-        await db.run("SET", keys.KNOWN, vault.seal(_KNOWN, context=keys.KNOWN), "NX")
-        return
+        return False
     try:
         vault.open(sealed, context=keys.KNOWN)
     except SecretUnreadable as error:
@@ -65,6 +70,7 @@ async def check_master_keys(db: Db, vault: Vault) -> None:
             f"RELAY_MASTER_KEYS does not fit this store: its known record {error.detail}. Put that key back (the last"
             " place will do), and run `relay keys reencrypt` before you take it away."
         ) from None
+    return True
 
 
 async def places(db: Db, cursor: int) -> tuple[int, list[Place]]:

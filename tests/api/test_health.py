@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from relay.api.app import create_app
 from relay.api.observability import PROBES, Front
 from relay.embedded import EmbeddedStore
 from relay.serving import serve
@@ -85,6 +86,92 @@ def test_without_redis_a_process_is_alive_and_never_ready(unused_port: int) -> N
         await db.aclose()
 
     asyncio.run(main())
+
+
+def test_a_redis_that_hangs_holds_no_probe_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.vitals.LATCH_WITHIN", 0.1)
+
+    async def main() -> None:
+        connections = 0
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        db = Db(open_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        vitals = Vitals(db)
+        for _ in range(3):
+            assert await _answer(vitals, "/readyz") == 503
+        assert connections == 1  # each was answered before even the first try had failed
+        await db.aclose()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_hangs_is_away_and_takes_no_process_out(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.vitals.PROBE_WITHIN", 20.0)
+    monkeypatch.setattr("relay.vitals.AWAY_EVERY", 0.05)
+    monkeypatch.setattr("relay.vitals.PROBE_EVERY", 0.05)
+
+    async def main() -> None:
+        held = asyncio.Event()
+        held.set()
+        redis = store_url.removeprefix("unix://")
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Every byte to Redis and back, while it is not held."""
+            to, back = await asyncio.open_unix_connection(redis)
+
+            async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+                while data := await source.read(65_536):
+                    await held.wait()
+                    sink.write(data)
+                sink.close()
+
+            await asyncio.gather(pass_on(reader, back), pass_on(to, writer), return_exceptions=True)
+
+        server = await asyncio.start_server(between, "127.0.0.1", 0)
+        db = Db(open_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        vitals = Vitals(db, most_in_flight=1)
+        async with vitals.watching(db):
+            assert await vitals.ready()
+            vitals.entered()
+            assert not await vitals.ready()
+            monkeypatch.setattr("relay.vitals.PROBE_WITHIN", 0.1)
+            held.clear()
+            await eventually(lambda: vitals.redis_away and gauge("redis_up") == 0)
+            assert await vitals.ready()
+            monkeypatch.setattr("relay.vitals.PROBE_WITHIN", 20.0)
+            held.set()
+            await eventually(lambda: not vitals.redis_away and gauge("redis_up") == 1)
+            vitals.left()
+        await db.aclose()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_while_redis_is_away_requests_are_refused_at_once(store_url: str) -> None:
+    """One that hangs would hold each of them for half a minute."""
+
+    async def test(relay: Relay) -> None:
+        _, key = await relay.retailer()
+        vitals = Vitals(relay.db)
+        transport = httpx.ASGITransport(create_app(relay.deps, vitals))
+        async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
+            trips, vitals.redis_away = relay.db.trips, True
+            refused = await client.get("/v1/orders", headers={"authorization": f"Bearer {key}"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert relay.db.trips == trips
+            vitals.redis_away = False
+            assert (await client.get("/v1/orders", headers={"authorization": f"Bearer {key}"})).status_code == 200
+
+    driven(store_url, test)
 
 
 def test_redis_is_up_and_its_pool_is_told(store_url: str) -> None:

@@ -13,11 +13,14 @@ import jsonschema
 import pytest
 
 from relay import cli
+from relay.cli.checking import of_upstream
 from relay.errors import InvalidSettings
 from relay.model.catalogue import EVENT_TYPES
+from relay.settings import load
+from relay.store import keys
 from relay.store.redis import Db, open_client
-from relay.vault import generate_master_key
-from tests.support.rig import eventually, open_rig
+from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support.rig import Answer, Answers, eventually, open_rig, serving
 
 COMMANDS = (
     *("demo", "up", "api", "worker", "simulator", "receive", "retailers", "keys", "audit", "check"),
@@ -161,6 +164,55 @@ def test_check_finds_what_a_deployment_lacks(
     findings = json.loads(capsys.readouterr().out)["findings"]
 
     assert [True, "append-only persistence is on (appendonly yes), or a restart loses events"] in findings
+
+
+def test_check_finds_what_would_stop_a_process(
+    environment: pytest.MonkeyPatch, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def checked() -> dict[str, bool]:
+        assert cli.main(["check", "--json"]) == 1  # upstream is away, if nothing else
+        return {text: ok for ok, text in json.loads(capsys.readouterr().out)["findings"]}
+
+    async def tell(*commands: tuple[str | bytes | int, ...]) -> None:
+        db = Db(open_client(redis_url))
+        for command in commands:
+            await db.run(*command)
+        await db.aclose()
+
+    environment.setenv("RELAY_UPSTREAM_URL", "http://127.0.0.1:1")
+    environment.setenv("RELAY_REDIS_URL", redis_url)
+    environment.setenv("RELAY_MASTER_KEYS", generate_master_key("mine"))
+    asyncio.run(tell(("CONFIG", "SET", "maxmemory", "100mb")))
+    found = checked()
+    assert found["RELAY_MASTER_KEYS is the first for what is stored"]
+    assert found["Redis takes a write"]
+    assert found["maxmemory is set (docs/operations.md, Memory)"]
+    other = Vault(parse_master_keys(generate_master_key("other")))
+    asyncio.run(tell(("SET", keys.KNOWN, other.seal(b"relay", context=keys.KNOWN)), ("CONFIG", "SET", "maxmemory", 0)))
+    wrong = [text for text, ok in checked().items() if not ok]
+    assert any("RELAY_MASTER_KEYS does not fit this store" in text and "'other'" in text for text in wrong)
+    assert any(text.startswith("maxmemory is not set") for text in wrong)
+    asyncio.run(tell(("HSET", keys.LAYOUT, "format", 99, "by", "9.9"), ("CONFIG", "SET", "min-replicas-to-write", 1)))
+    try:
+        wrong = [text for text, ok in checked().items() if not ok]
+    finally:
+        asyncio.run(tell(("CONFIG", "SET", "min-replicas-to-write", 0), ("DEL", keys.LAYOUT, keys.KNOWN)))
+    assert any("written by relay 9.9 in format 99" in text for text in wrong)
+    assert any(text.startswith("Redis takes no write") and "NOREPLICAS" in text for text in wrong)
+
+
+@pytest.mark.parametrize(("status", "well"), [(401, True), (404, False), (200, False), (503, False)])
+def test_check_tells_the_api_from_something_else(status: int, well: bool) -> None:
+    upstream = Answers(Answer({}, status=status))
+
+    async def main() -> None:
+        async with serving(upstream) as url:
+            ok, text = await of_upstream(load({"RELAY_UPSTREAM_URL": f"{url}/"}))
+        assert ok is well
+        assert str(status) in text
+        assert [path for _, path, _ in upstream.asked] == ["/v2/post_checkout/orders/relay-check/handling"]
+
+    asyncio.run(main())
 
 
 def test_master_keys_are_made(capsys: pytest.CaptureFixture[str]) -> None:

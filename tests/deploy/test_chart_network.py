@@ -4,6 +4,7 @@ import ipaddress
 
 import pytest
 
+from relay.model import addresses
 from relay.settings import load
 from tests.deploy.chart import COMPONENTS, Object, component, objects, of, settings_of
 
@@ -37,11 +38,11 @@ def test_policies_reach_the_internet_but_neither_metadata_nor_private_ranges() -
     for address in (*METADATA, *PRIVATE, "203.0.114.9", "2001:db8::9"):
         assert not any(allows(egress(found, kind), address, 443) for kind in COMPONENTS), address
         assert not any(allows(egress(found, kind), address, 80) for kind in COMPONENTS), address
-    assert allows(egress(found, "deliver"), "198.51.100.7", 443)
+    assert allows(egress(found, "deliver"), "8.8.4.4", 443)
     assert allows(egress(found, "deliver"), "2606:4700::1", 443)
     assert allows(egress(found, "poll"), "203.0.113.5", 443)
-    assert not allows(egress(found, "poll"), "198.51.100.7", 443), "upstream only"
-    assert not allows(egress(found, "maintain"), "198.51.100.7", 443)
+    assert not allows(egress(found, "poll"), "8.8.4.4", 443), "upstream only"
+    assert not allows(egress(found, "maintain"), "8.8.4.4", 443)
 
 
 @pytest.mark.parametrize("name", ["production", "everything-on", "sentinel"])
@@ -81,3 +82,14 @@ def test_the_canary_is_reached_by_poll_and_deliver_workers() -> None:
     for kind in ("poll", "deliver"):
         (way_out,) = [rule for rule in egress(found, kind) if rule["ports"][0]["port"] == 9103]
         assert way_out["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize("kind", ["api", "deliver"])
+@pytest.mark.parametrize("row", [*addresses._ROWS_4, *addresses._ROWS_6])
+def test_the_second_wall_is_no_lower_than_the_first(kind: str, row: str) -> None:
+    """What the address guard refuses, the policies refuse too."""
+    if row == "::ffff:0:0/96":  # on the wire such an address is its IPv4 one, and Kubernetes refuses the notation
+        return
+    refused = ipaddress.ip_network(row)
+    for address in (refused[0], refused[-1]):
+        assert not allows(egress(objects("production"), kind), str(address), 443)

@@ -13,11 +13,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay import canary
+from relay import canary, tracking
 from relay.embedded import EmbeddedStore
+from relay.model.keyring import Keyring
+from relay.model.orders import OrderId
+from relay.model.signing import Secret, signed_headers
+from relay.settings import load
 from relay.store import keys
+from relay.store.order_records import Registration, UserToken
+from relay.store.orders import Orders
 from relay.store.redis import Db, open_client
-from relay.vault import generate_master_key
+from relay.store.retailers import Retailers
+from relay.store.subscriptions import Configuration, Subscriptions
+from relay.vault import Vault, generate_master_key, parse_master_keys
 from tests.support.rig import eventually
 from tests.support.workers import Workers, metric
 
@@ -182,6 +190,57 @@ def test_its_receiver_believes_no_signature_but_its_own(tmp_path: Path) -> None:
                 answer = await client.post(f"http://127.0.0.1:{scene.port}/hook", headers=forged, content=body)
             assert answer.status_code == 401
             assert await scene.db.run("HGET", keys.CANARY_STATE, "seen") != b"forged"
+
+    asyncio.run(main())
+
+
+def test_its_receiver_goes_by_the_clock_of_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose own clock is wrong is no reason to call what arrives unverified."""
+
+    async def main() -> None:
+        db = Db(open_client(redis_url))
+        vault = Vault(parse_master_keys(generate_master_key("k")))
+        one = canary.Canary(db, vault, Orders(db, vault), load({"RELAY_CANARY": "1"}))
+        await one._subscription()
+        found = await canary._own_subscription(db, Subscriptions(db, vault))
+        assert found is not None
+        now_s = await db.now_ms() // 1000
+        body = json.dumps({"data": {"order": {"canary": "marker"}}}).encode()
+        headers = signed_headers("evt_x", now_s, body, [secret for secret, _ in found.keyring.secrets(now_s * 1000)])
+        monkeypatch.setattr("time.time", lambda: now_s + 3600.0)
+        assert (await one._receive(dict(headers), body))[0] == 200
+        assert await db.run("HGET", keys.CANARY_STATE, "seen") == b"marker"
+        monkeypatch.undo()
+        await canary.retire(db, Orders(db, vault), Subscriptions(db, vault))
+        await db.run("DEL", keys.CANARY_STATE)
+        await db.aclose()
+
+    asyncio.run(main())
+
+
+def test_its_url_is_exempt_for_itself_and_for_no_retailer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_scene(tmp_path) as scene:
+            hook = f"http://127.0.0.1:{scene.port}/hook"
+            vault = Vault(parse_master_keys(scene.workers.environment["RELAY_MASTER_KEYS"]))
+            retailer = await Retailers(scene.db, vault).create("Shop", upstream=None, budget=None, limits={})
+            # As if it had been accepted: by a looser setting of before, or a name that resolved elsewhere then.
+            keyring = Keyring.new(Secret(bytes(range(32))))
+            made = await Subscriptions(scene.db, vault).create(
+                retailer.id, Configuration(url=hook), keyring=keyring, start="0-0"
+            )
+            orders = Orders(scene.db, vault)
+            await orders.register(retailer.id, [Registration(OrderId("o"), None, UserToken("t"))], credential="shared")
+            now_ms = await scene.db.now_ms()
+            assert await tracking.stop(orders, retailer.id, OrderId("o"), now_ms=now_ms, reason="by_retailer")
+            scene.workers.start("deliver")
+            scene.workers.start("poll")
+            scene.maintain()
+            await scene.flown()
+            await eventually(lambda: made.id in scene.workers.logs.read_text(), within=60)
+            lines = [json.loads(one) for one in scene.workers.logs.read_text().splitlines() if made.id in one]
+            assert {one["outcome"] for one in lines if one["event"] == "delivery.attempted"} == {"blocked"}
+            assert "canary.unverified" not in scene.workers.logs.read_text()
 
     asyncio.run(main())
 

@@ -53,3 +53,12 @@ def test_a_server_whose_parent_was_killed_is_taken_over(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store, client(store) as one:
         assert one.get("key") == b"orphaned"
         assert str(store.pid) != dead.stdout.strip()
+
+
+def test_what_it_keeps_is_for_its_user_only(tmp_path: Path) -> None:
+    with EmbeddedStore(tmp_path / "store") as store:
+        with client(store) as one:
+            one.set("order", "somebody's address")
+        kept = [path for path in store.folder.rglob("*") if "aof" in path.name or path.is_dir()]
+        assert kept
+        assert {path.stat().st_mode & 0o077 for path in (store.folder, *kept)} == {0}

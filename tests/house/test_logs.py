@@ -55,7 +55,8 @@ def test_fields_named_like_secrets_are_hidden(capsys: pytest.CaptureFixture[str]
 def test_other_peoples_loggers_come_out_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "info")
     logging.getLogger("arq.worker").info("a job with its arguments")
-    logging.getLogger("uvicorn.error").warning("something is off")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").error("something is off")
     try:
         raise ValueError("broken")
     except ValueError:

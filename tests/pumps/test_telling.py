@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from relay import metrics
 from relay.delivering.jobs import Limits
 from relay.model.circuit import Health
+from relay.model.orders import RetailerId
 from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.deliveries import Deliveries, Progress
@@ -222,5 +224,25 @@ def test_polls_that_start_late_are_told_by_stage(redis_url: str) -> None:
             assert since.rise("polls_late_total", stage="new") == 3
             on_time = since.rise("poll_lateness_seconds_bucket", le="5.0")
             assert since.rise("poll_lateness_seconds_count") - on_time >= 3
+
+    run(main())
+
+
+def test_the_canarys_polls_are_no_word_of_upstream(redis_url: str) -> None:
+    """They go to an upstream of our own: they would hide that the real one is away (RelayPollingStalled)."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            rig.retailer_id = RetailerId(keys.CANARY)
+            for resource in ("handling", "items", "messages"):
+                metrics.poll_last_success.labels(resource).set(1)
+            since = Since()
+            await rig.track("o-1")
+            rig.poll()
+            await eventually(lambda: since.rise("events_committed_total", type="order.tracking_started") == 1)
+            await eventually(lambda: since.rise("polls_total", resource="items", outcome="unchanged") > 2)
+            await rig.stop()
+            assert gauge("poll_last_success_timestamp_seconds", resource="items") == 1
+            assert gauge("poll_last_success_timestamp_seconds", resource="handling") == 1
 
     run(main())

@@ -130,7 +130,7 @@ def test_costs_at_most_the_deadline_and_the_cap(case: Case, host: str) -> None:
 
     outcome, took = asyncio.run(main())
     assert (outcome.kind, outcome.status) == (case.kind, case.status), outcome
-    assert took < DEADLINE + 1.0
+    assert took < DEADLINE + 5.0  # not for ever; what the machine does besides is its own affair
     assert len(outcome.detail) <= 200
     assert outcome.detail.isprintable()
     assert written < case.most

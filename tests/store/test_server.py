@@ -1,6 +1,7 @@
 """The connection's options, what INFO has to say, and what is refused at start."""
 
 import asyncio
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -223,6 +224,28 @@ def test_a_full_redis_has_a_code_of_its_own(redis_url: str, admin: redis.Redis) 
 
     admin.config_set("maxmemory", "1mb")
     admin.config_set("maxmemory", "1000")
+    asyncio.run(main())
+
+
+def test_a_refusal_in_a_pipeline_is_one_and_tells_nothing_of_its_command(
+    redis_url: str,
+) -> None:
+    async def main() -> None:
+        db = Db(open_client(redis_url))
+        await db.run("SET", "text", "x")
+        await db.run("CONFIG", "SET", "min-replicas-to-write", 1)
+        try:
+            for broken in ([["SET", "a", "the 'secret', (of) one"]], [["PING"], ["SET", "a", "b"]]):
+                with pytest.raises(StoreUnavailable, match=r"^Redis refuses to write: NOREPLICAS"):
+                    await db.run_many(broken)
+        finally:
+            await db.run("CONFIG", "SET", "min-replicas-to-write", 0)
+        with pytest.raises(redis.ResponseError, match=r"^WRONGTYPE") as wrong:
+            await db.run_many([["HSET", "text", "name", "a secret of pipeline caused error: 'x'"]])
+        assert "Command #" not in "".join(traceback.format_exception(wrong.value))
+        await db.run("DEL", "text")
+        await db.aclose()
+
     asyncio.run(main())
 
 

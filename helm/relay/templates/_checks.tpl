@@ -83,6 +83,12 @@
 {{- end -}}
 {{- end }}
 
+{{- /* A duration such as 15s, 500ms or 1m. */ -}}
+{{- define "relay.milliseconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int -}}
+{{- mul $number (get (dict "ms" 1 "s" 1000 "m" 60000) (regexFind "[a-z]+$" .)) -}}
+{{- end }}
+
 {{- define "relay.check.rest" -}}
 {{- $own := include "relay.ownSettings" . | fromYaml -}}
 {{- range $name, $_ := .Values.settings -}}
@@ -90,9 +96,22 @@
 {{- fail (printf "settings.%s is set by the chart: use %s" $name .) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $value := .Values.settings -}}
+{{- if regexMatch "://[^/]*@" (toString $value) -}}
+{{- fail (printf "settings.%s holds a user or password, and settings become a ConfigMap: give it by extraEnv with valueFrom.secretKeyRef" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $variable := .Values.extraEnv -}}
 {{- with get $own.settings $variable.name -}}
 {{- fail (printf "extraEnv: %s is set by the chart: use %s" $variable.name .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.api.autoscaling.enabled (not (dig "requests" "cpu" "" .Values.api.resources)) -}}
+{{- fail "api.autoscaling aims at a share of the requested CPU, and none is requested: set api.resources.requests.cpu" -}}
+{{- end -}}
+{{- with .Values.monitoring -}}
+{{- if gt (include "relay.milliseconds" .scrapeTimeout | int) (include "relay.milliseconds" .interval | int) -}}
+{{- fail (printf "monitoring.scrapeTimeout (%s) is longer than monitoring.interval (%s), and the Prometheus operator passes over such monitors: lower it" .scrapeTimeout .interval) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}

@@ -59,13 +59,37 @@ def _clock(alert: str, series: str, limit: int, beside: dict[str, str] | None = 
     )
 
 
+def _elsewhere(alert: str, series: str, well: str, beside: dict[str, str] | None = None, **labels: str) -> Case:
+    """What another installation (`m`) has all the time is gone in this one after a while, stays, or comes again."""
+    other, this = series % "m", series % "n"
+    more = {other: f"{well}x200", **(beside or {})}
+    return Case(
+        alert,
+        {**_N, **labels},
+        {this: f"{well}x5 _x195", **more},
+        {this: f"{well}x200", **more},
+        {this: f"{well}x5 _x95 {_later(well, 101)}x99", **more},
+    )
+
+
+def _later(values: str, minute: int) -> str:
+    """The same values, from this minute on."""
+    start, rises, step = values.partition("+")
+    return f"{int(start) + minute * int(step)}+{step}" if rises else values
+
+
+_COMPONENTS = ("api", "poll", "deliver", "maintain")
+_UP_OF = 'up{job="relay", component="%s", namespace="%s"}'
+
+
+def _all_but(component: str) -> dict[str, str]:
+    """The others are up in both installations."""
+    return {_UP_OF % (other, n): "1x200" for other in _COMPONENTS if other != component for n in ("n", "m")}
+
+
 def _no(component: str) -> Case:
     series = f'up{{job="relay", component="{component}"}}'
-    others = {
-        f'up{{job="relay", component="{other}"}}': "1x200"
-        for other in ("api", "poll", "deliver", "maintain")
-        if other != component
-    }
+    others = {f'up{{job="relay", component="{other}"}}': "1x200" for other in _COMPONENTS if other != component}
     labels = {"component": component}
     return Case(
         "RelayNoWorkers",
@@ -211,6 +235,12 @@ CASES = [
         {_SCRAPED: "9x200", _UP: "0x200", _OVER: "0+4x200"},
         {_SCRAPED: "9x200", _UP: "0x200", _OVER: "4x200"},
         {_SCRAPED: "9x200", _UP: "0x60 1x140", _OVER: "0+4x60 240x140"},
+    ),
+    _elsewhere("RelayMetricsMissing", 'relay_build_info{namespace="%s"}', "1"),
+    _elsewhere("RelayBacklogMetricsStale", 'relay_backlog_sample_timestamp_seconds{namespace="%s"}', "0+60"),
+    *(
+        _elsewhere("RelayNoWorkers", _UP_OF % (component, "%s"), "1", _all_but(component), component=component)
+        for component in _COMPONENTS
     ),
     Case("RelayMetricsMissing", {}, {}, {"relay_build_info": "1x200"}, {"relay_build_info": "_x60 1x140"}),
     _clock("RelayPollingStalled", _SUCCESS, 300, _DUE),
