@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -120,7 +121,7 @@ def test_a_redis_that_hangs_is_away_and_takes_no_process_out(store_url: str, mon
     async def main() -> None:
         held = asyncio.Event()
         held.set()
-        redis = store_url.removeprefix("unix://")
+        redis = urlsplit(store_url).path
 
         async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             """Every byte to Redis and back, while it is not held."""
@@ -135,7 +136,8 @@ def test_a_redis_that_hangs_is_away_and_takes_no_process_out(store_url: str, mon
             await asyncio.gather(pass_on(reader, back), pass_on(to, writer), return_exceptions=True)
 
         server = await asyncio.start_server(between, "127.0.0.1", 0)
-        db = Db(open_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        port = server.sockets[0].getsockname()[1]
+        db = Db(open_client(f"redis://{urlsplit(store_url).netloc}127.0.0.1:{port}"))
         vitals = Vitals(db, most_in_flight=1)
         async with vitals.watching(db):
             assert await vitals.ready()

@@ -227,11 +227,9 @@ def test_a_full_redis_has_a_code_of_its_own(redis_url: str, admin: redis.Redis) 
     asyncio.run(main())
 
 
-def test_a_refusal_in_a_pipeline_is_one_and_tells_nothing_of_its_command(
-    redis_url: str,
-) -> None:
+def test_a_refusal_in_a_pipeline_is_one_and_tells_nothing_of_its_command(redis_url: str) -> None:
     async def main() -> None:
-        db = Db(open_client(redis_url))
+        db = Db(open_client(acl.admin_url(redis_url)))
         await db.run("SET", "text", "x")
         await db.run("CONFIG", "SET", "min-replicas-to-write", 1)
         try:
