@@ -80,7 +80,7 @@ async def _measure(options: argparse.Namespace, stage: Stage, port: int) -> None
     settings = {"poll_scale": str(1 / options.speed), "poll_floor": "100ms", "late_chat": "2s", "poll_pumps": "1"}
     with stage.running("workers", "all", metrics_port=str(port), **settings) as worker:
         await asyncio.sleep(options.seconds)
-        totals = await asyncio.to_thread(exposition, port)
+        turns = (await asyncio.to_thread(exposition, port))["relay_polls_total"]
         resident = _resident(worker.pid)
     async with httpx.AsyncClient(base_url=stage.server, trust_env=False, timeout=300) as http:
         told = (await http.get("/_sim/report")).json()
@@ -88,8 +88,8 @@ async def _measure(options: argparse.Namespace, stage: Stage, port: int) -> None
     compared, lost, awaited = await _compare(told["orders"], folds, Orders(db, vault))
     memory = int((await db.run("INFO", "memory"))["used_memory"])
     await db.aclose()
-    polls = totals["relay_polls_total"]
     requests = told["requests"]
+    polls = requests["total"]
     rows = [
         ("orders, and those compared in the end", f"{options.orders}, {compared}"),
         ("changes that the simulator's answers showed", str(told["changes"])),
@@ -97,6 +97,7 @@ async def _measure(options: argparse.Namespace, stage: Stage, port: int) -> None
         ("facts that differ in the end", f"{len(lost)} {lost[:5]}"),
         ("entries that went and await the second reading", str(awaited)),
         ("polls a second, of a budget of", f"{polls / options.seconds:.0f}, {options.budget:.0f}"),
+        ("turns that came too late to be used", f"{max(0.0, turns - polls):.0f}"),
         ("most requests in any second", str(requests["max_in_a_second"])),
         ("answers by status", str(requests["by_status"])),
         ("worker's memory", f"{resident / 1e6:.0f} MB"),

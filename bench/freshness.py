@@ -9,7 +9,6 @@ arm's turn comes every so many units of its interval, whatever the budget, so th
 """
 
 import argparse
-import gzip
 import heapq
 import json
 import math
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.trace_file import BadTrace, read
 from relay.model.cadence import Cadence, stage_of
 from relay.model.hazards import PRIOR, Hazards
 from relay.model.orders import RESOURCES, TERMINAL_STATUSES
@@ -175,10 +175,14 @@ class Learning:
 
 @dataclass
 class Score:
+    """`spent`: requests; `empty`: the share of them that found nothing."""
+
     mean: float
     p95: float
     missed: float
     most: int
+    spent: int
+    empty: float
 
 
 def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) -> Score:
@@ -189,7 +193,7 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
     known_stages: set[tuple[int, float]] = set()
     stages: dict[str, int] = {}
     second: deque[float] = deque()
-    most = arms = 0
+    most = arms = spent = finds = 0
     half, halved = horizon / 2, False
     for token in range(1, int(horizon * budget) + 1):
         now = token / budget
@@ -202,6 +206,7 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
         arm = fresh.popleft() if fresh else policy.take(now)
         if arm is None:
             continue
+        spent += 1
         second.append(now)
         while second[0] <= now - 1.0 + 1e-9:
             second.popleft()
@@ -210,6 +215,7 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
         while arm.seen < len(times) and times[arm.seen] <= now:
             arm.seen += 1
         found = times[seen : arm.seen]
+        finds += bool(found)
         delays += [now - time for time in found if time > half]
         if arm.resource == 0:
             before = arm.order.stage
@@ -227,7 +233,8 @@ def simulate(orders: list[Order], horizon: float, budget: float, policy: Any) ->
     delays.sort()
     entries = [(id(o), t) for o in orders for t in o.entered[1:] if half < t <= horizon]
     missed = sum(entry not in known_stages for entry in entries) / max(1, len(entries))
-    return Score(math.fsum(delays) / len(delays), delays[int(0.95 * len(delays))], missed, most)
+    empty = 1 - finds / max(1, spent)
+    return Score(math.fsum(delays) / len(delays), delays[int(0.95 * len(delays))], missed, most, spent, empty)
 
 
 def _look(order: Order, now: float, known: set[tuple[int, float]], stages: dict[str, int]) -> None:
@@ -246,21 +253,19 @@ def _look(order: Order, now: float, known: set[tuple[int, float]], stages: dict[
 
 
 def load(path: Path) -> tuple[float, list[Order]]:
-    """The horizon and the orders of a trace file."""
-    with gzip.open(path) as file:
-        horizon = float(json.loads(next(file))["horizon_s"])
-        orders = []
-        for line in file:
-            row = json.loads(line)
-            start = max(0.0, row["start"])
-            order = Order(row["retailer"], start, [t for t, _ in row["stages"]], [s for _, s in row["stages"]])
-            for number, name in enumerate(RESOURCES):
-                order.arms.append(Arm(order, number, [t for t, r in row["changes"] if r == name.value and t > start]))
-            orders.append(order)
+    """The horizon and the orders of a trace file. Raises BadTrace."""
+    world, lives = read(path)
+    orders = []
+    for life in lives:
+        start = max(0.0, life.start)
+        order = Order(life.retailer, start, [t for t, _ in life.stages], [s for _, s in life.stages])
+        for number, name in enumerate(RESOURCES):
+            order.arms.append(Arm(order, number, [t for t, r in life.changes if r == name.value and t > start]))
+        orders.append(order)
     arms = [arm for order in orders for arm in order.arms]
     for number, arm in enumerate(arms):  # spread evenly, so that what begins together does not fall due together
         arm.phase = (number + 1) * 0.6180339887 % 1.0
-    return horizon, orders
+    return world.horizon_s, orders
 
 
 def _true_hazards(orders: list[Order], horizon: float) -> dict[tuple[str, int], float]:
@@ -301,25 +306,38 @@ def run(path: Path, budget: float, name: str) -> Score:
     return simulate(orders, horizon, budget, policies[name]())
 
 
+def _budget(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError("must be above 0, in requests a second")
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.freshness", description=__doc__)
     parser.add_argument("--traces", type=Path, required=True)
-    parser.add_argument("--budget", type=float, required=True, help="requests a second")
+    parser.add_argument("--budget", type=_budget, required=True, help="requests a second")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     options = parser.parse_args()
+    try:
+        load(options.traces)
+    except BadTrace as error:
+        parser.error(str(error))
     with ProcessPoolExecutor() as pool:
         futures = {name: pool.submit(run, options.traces, options.budget, name) for name in POLICIES}
         scores = {name: future.result() for name, future in futures.items()}
     if not options.json:
         for name, score in scores.items():
-            against = score.mean / scores["oracle"].mean
+            against = score.mean / scores["oracle"].mean if scores["oracle"].mean else math.nan
             figures = f"mean {score.mean:7.2f} s  p95 {score.p95:7.2f} s  missed {score.missed:.3f}"
+            figures += f"  {score.spent:,} requests, {score.empty:.0%} found nothing"
             print(f"{name:<13} {figures}  {against:5.2f} x oracle")
     result = {
         "mean_delay_s": {name: round(score.mean, 3) for name, score in scores.items()},
         "p95_delay_s": {name: round(score.p95, 3) for name, score in scores.items()},
         "missed_states": {name: round(score.missed, 4) for name, score in scores.items()},
         "max_requests_in_a_second": {name: score.most for name, score in scores.items()},
+        "requests": {name: score.spent for name, score in scores.items()},
     }
     print(json.dumps(result), flush=True)
 

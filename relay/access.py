@@ -55,12 +55,14 @@ class TokenBroker:
         self._tokens = tokens
         self._credentials = credentials
         self._given: dict[tuple[str, str], tuple[str, UserToken, Access]] = {}
+        #: Revisions of given tokens that upstream refused, where another may be minted.
+        self._refused: dict[tuple[str, str], str] = {}
 
     async def access(self, holder: TokenHolder) -> Access:
         """The token for an order. Raises AccessRefused."""
-        if not holder.token_revision:
-            return await self._minted(holder, None)
         key = (holder.retailer_id, holder.order_id)
+        if not holder.token_revision or self._refused.get(key) == holder.token_revision:
+            return await self._minted(holder, None)
         known = self._given.get(key)
         if known is None or known[0] != holder.token_revision:
             token = await self._opened(holder)
@@ -69,14 +71,26 @@ class TokenBroker:
             known = self._given[key] = (holder.token_revision, token, Access(token.token))
         _, token, access = known
         if token.expires_ms is not None and token.expires_ms <= time.time() * 1000:
-            if holder.user_id is not None and await self._credentials(holder.credential) is not None:
+            if await self._can_mint(holder):
                 return await self._minted(holder, None)
             raise AccessRefused("unauthorized", "the access token that was given for the order has expired")
         return access
 
     async def renewed(self, holder: TokenHolder, refused: Access) -> Access | None:
-        """After a 401: another token to try once; None when the refused one is the only one."""
-        return None if holder.token_revision else await self._minted(holder, refused)
+        """After a 401: another token to try once; None when the refused one is the only one. A given token that is
+        refused before its time gives way to minted ones, until another one is given."""
+        key = (holder.retailer_id, holder.order_id)
+        if not holder.token_revision or self._refused.get(key) == holder.token_revision:
+            return await self._minted(holder, refused)
+        if not await self._can_mint(holder):
+            return None
+        if len(self._refused) >= _KEPT:
+            self._refused.clear()
+        self._refused[key] = holder.token_revision
+        return await self._minted(holder, None)
+
+    async def _can_mint(self, holder: TokenHolder) -> bool:
+        return holder.user_id is not None and await self._credentials(holder.credential) is not None
 
     async def _opened(self, holder: TokenHolder) -> UserToken:
         try:

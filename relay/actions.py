@@ -1,6 +1,5 @@
 """The retailer's decisions, passed on to upstream with the user's token. Never sent twice on our own account."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -9,7 +8,7 @@ import structlog
 
 from relay import metrics
 from relay.access import AccessRefused, TokenBroker
-from relay.errors import Conflict, NotFound, RateLimited, UpstreamRefused
+from relay.errors import Conflict, InvalidInput, NotFound, RateLimited, UpstreamRefused
 from relay.model.changes import Cause, keyed
 from relay.model.orders import TERMINAL_STATUSES, JsonObject, OrderId, OrderState, Resource, RetailerId, Tracking
 from relay.model.sightings import milliseconds
@@ -18,15 +17,13 @@ from relay.store.decisions import Decision, Decisions
 from relay.store.order_records import TokenOwner
 from relay.store.orders import Orders
 from relay.upstream.interface import Access, UnusableAnswer, Upstream
+from relay.upstream.tokens import Blame
 
 #: How long a write may wait for its turn in the credential's budget (ms).
 PATIENCE_MS = 5_000
 #: How long a write whose outcome is not known keeps the same from being sent again (seconds): long enough for its
 #: consequence to be seen.
 UNKNOWN_FOR_S = 60.0
-#: Statuses of upstream's answer after which it is certain that nothing was done.
-_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
-
 Send = Callable[[Access], Awaitable[JsonObject]]
 
 
@@ -77,13 +74,25 @@ class Actions:
 
         return await self._pass_on(retailer_id, order_id, decision, send, "replacement")
 
-    async def send_message(self, retailer_id: RetailerId, order_id: OrderId, body: str, cause: Cause) -> JsonObject:
-        """Send a chat message as the customer. The resulting change is polled at once. Raises as above, and Conflict
-        (`chat_unavailable`) where upstream does not show the chat."""
+    async def send_message(
+        self, retailer_id: RetailerId, order_id: OrderId, body: str, cause: Cause, *, once: str | None = None
+    ) -> JsonObject:
+        """Send a chat message as the customer. The resulting change is polled at once. `once` names this wish of the
+        retailer: with the same name it is answered as the first time, and never sent again, also when it is not known
+        whether it arrived.
+
+        Raises as above, and Conflict (`chat_unavailable`) where upstream does not show the chat, InvalidInput
+        (`idempotency_key_reused`)."""
         state = await self._state(retailer_id, order_id)
         if Resource.MESSAGES in state.off:
             raise Conflict("upstream keeps the chat of this order to itself", code="chat_unavailable")
-        decision = Decision(f"message/{cause.request_id}/{time.time_ns()}", body, cause)
+        name = f"message/{once or f'{cause.request_id}/{time.time_ns()}'}"
+        known = {one.what: one for one in await self._decisions.of(retailer_id, order_id)}.get(name)
+        if known is not None and known.content != body:
+            raise InvalidInput("this Idempotency-Key was used with another body", code="idempotency_key_reused")
+        if known is not None and (known.told or known.answer is not None):
+            return known.answer or {}
+        decision = Decision(name, body, cause)
 
         async def send(access: Access) -> JsonObject:
             return await self._upstream.send_message(access, order_id, body)
@@ -115,9 +124,9 @@ class Actions:
             answer = await self._send(owner, access, send)
         except UpstreamRefused as error:
             metrics.actions.labels(kind, error.code).inc()
-            if error.status == 429:
+            if error.status == 429 or (error.status == 503 and error.retry_after_s is not None):
                 await self._arms.throttle(owner.credential, error.retry_after_s)
-            if error.status in _REFUSED or error.code == "upstream_unreachable":
+            if _nothing_done(error):
                 await self._decisions.drop(retailer_id, order_id, decision.what)
             else:
                 await self._orders.refresh(retailer_id, order_id)  # to see whether it arrived
@@ -151,18 +160,23 @@ class Actions:
 
     async def _wait_for_turn(self, credential: str) -> None:
         """A write is a request like any other: the budget pays for it."""
-        wait_ms = await self._arms.spend(credential, within_ms=PATIENCE_MS)
-        if wait_ms is None:
+        if not await self._arms.turn(credential, within_ms=PATIENCE_MS):
             raise RateLimited(
                 "upstream asked for a pause, or its budget is spent; try again", retry_after_s=5, code="upstream_busy"
             )
-        await asyncio.sleep(wait_ms / 1000)
 
     async def _access(self, owner: TokenOwner) -> Access:
         try:
             return await self._broker.access(owner)
         except AccessRefused as error:
+            if error.code == Blame.BUSY.value:
+                raise RateLimited(error.detail, retry_after_s=5, code="upstream_busy") from None
             raise UpstreamRefused(error.detail, status=401, code=error.code) from None
+
+
+def _nothing_done(error: UpstreamRefused) -> bool:
+    """Whether it is certain: upstream refused it (4xx), or never got it."""
+    return error.code == "upstream_unreachable" or (error.status is not None and 400 <= error.status < 500)
 
 
 def _age_s(decision: Decision) -> float:

@@ -134,7 +134,7 @@ mints = SetBy("api", "poll").counter(
     "token_mints_total",
     "User tokens asked of upstream, by outcome.",
     "outcome",
-    known=each(("minted", "credential_refused", "unauthorized", "token_endpoint")),
+    known=each(("minted", "credential_refused", "unauthorized", "token_endpoint", "throttled")),
 )
 orders_tracked = _maintain.gauge(
     "orders_tracked", "Orders, by state of tracking.", "state", known=each(("active", "suspended"))

@@ -53,7 +53,9 @@ def create_app(deps: Deps, vitals: Vitals | None = None) -> ASGIApp:
     """The API over a process's clients."""
     vitals = vitals or Vitals(deps.db)
     addresses = limits.Addresses(deps.settings.api_rate_ip)
-    routes = [Route(o.path, _endpoint(deps, vitals, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)]
+    routes = [
+        Route(_pattern(o), _endpoint(deps, vitals, addresses, o), methods=[o.method]) for o in _merged(OPERATIONS)
+    ]
     app = Starlette(
         routes=[*routes, *probes(vitals)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
@@ -64,6 +66,11 @@ def create_app(deps: Deps, vitals: Vitals | None = None) -> ASGIApp:
 def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
     """Fixed paths before those with parameters, so that `/v1/orders/bulk` is no order."""
     return sorted(operations, key=lambda operation: "{" in operation.path)
+
+
+def _pattern(operation: Operation) -> str:
+    """An item's id is upstream's, and may hold a slash, which the server has unquoted by now."""
+    return operation.path.replace("{item_id}", "{item_id:path}")
 
 
 def _endpoint(
@@ -196,7 +203,7 @@ def _response(reply: Reply) -> Response:
 
 def _methods(path: str) -> list[str]:
     """What a path can be asked. The router itself names the methods of the first route that fits only."""
-    fits = [o for o in OPERATIONS if compile_path(o.path)[0].fullmatch(path)]
+    fits = [o for o in OPERATIONS if compile_path(_pattern(o))[0].fullmatch(path)]
     return sorted({o.method for o in fits} | {"HEAD" for o in fits if o.method == "GET"}) or ["GET", "HEAD"]
 
 

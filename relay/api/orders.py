@@ -1,5 +1,6 @@
 """Tracked orders: register, look at, stop, and pass the customer's decisions on."""
 
+import hashlib
 import time
 from datetime import datetime
 
@@ -100,8 +101,16 @@ async def say(call: Call) -> Reply:
     if not call.body.body.strip():
         detail = "a message says something"
         raise InvalidInput(detail, code="blank", problems=[Problem("/body", "blank", detail)])
-    answer = await call.deps.actions.send_message(call.retailer_id, _order_id(call), call.body.body, _cause(call))
+    answer = await call.deps.actions.send_message(
+        call.retailer_id, _order_id(call), call.body.body, _cause(call), once=_wish(call)
+    )
     return Reply(200, {"sender": "customer", "body": call.body.body} | answer)
+
+
+def _wish(call: Call) -> str | None:
+    """What tells a request that is sent again from another one like it, also after a crash in between."""
+    key = call.request.headers.get("idempotency-key")
+    return None if key is None else hashlib.sha256(f"{call.caller.key_id} {key}".encode()).hexdigest()[:32]
 
 
 def _cause(call: Call) -> Cause:

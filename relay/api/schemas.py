@@ -8,7 +8,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 #: `(?!\n)`: to Python a `$` also fits before a last line feed, to JSON Schema it does not.
 OrderIdText = Annotated[
     str,
-    Meta(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f/]+$(?!\n)", description="The order's id upstream."),
+    Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[^\s\x00-\x1f\x7f/]+$(?!\n)",
+        description="The order's id upstream: any text without spaces and slashes.",
+    ),
 ]
 Metadata = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=500)]],
@@ -29,7 +34,7 @@ class OrderRegistration(Request):
     """An order to track."""
 
     order_id: OrderIdText
-    user_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    user_id: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     access_token: AccessToken | None = None
     metadata: Metadata = {}
 

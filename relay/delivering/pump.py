@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -79,10 +80,11 @@ class DeliverPump:
         wait_s = LONGEST_SLEEP
         room = min(AT_ONCE, MOST_OWNED - len(self._runners))
         if room > 0:
+            asked = time.monotonic()
             now_ms, next_ms, owned = await self._stores.deliveries.own(
                 room, owner=self.name, lease_ms=self._limits.lease_ms
             )
-            self._clock.anchor(now_ms)
+            self._clock.anchor(now_ms, asked)
             for one in owned:
                 self._start(one)
             if len(owned) == room:

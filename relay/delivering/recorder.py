@@ -110,7 +110,7 @@ class Recorder:
                 metrics.redeliveries.labels("lease_lost").inc(batch.delivered + self._flying())
                 raise LeaseLost
             self._leased_until = asked + self._limits.lease_ms / 1000
-            self._clock.anchor(recorded.now_ms)
+            self._clock.anchor(recorded.now_ms, asked)
         for notice in batch.notices:
             metrics.events_committed.labels(notice.type).inc()
         self._taken(batch, recorded)

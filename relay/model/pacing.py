@@ -47,7 +47,9 @@ LATE = 6.0
 GUARANTEED = 0.5
 #: How much of its budget a credential may spend for what has to be read at the latest (the ceilings).
 FEASIBLE = 0.95
-#: The factor of a pool of which nothing was learnt yet (its logarithm).
+#: The factor of a pool of which nothing was learnt yet (its logarithm): intervals begin at the tail, shorter than the
+#: budget pays for. By log(PRIOR (1 + LATE TAIL^q) / q), q = POWER + 1, they would begin at the mean interval; but most
+#: arms are rarer than the prior, and being late is unlearnt faster than being idle (docs/performance.md).
 FIRST_FACTOR = math.log(PRIOR / 2)
 #: How fast a pool comes to spend its share when nobody is late.
 DEMAND = 0.1

@@ -34,7 +34,7 @@ from relay.polling.planner import Planner
 from relay.polling.settler import BATCH, GATHER, Settler
 from relay.polling.verdicts import Verdicts
 from relay.store import keys
-from relay.store.arms import Arms
+from relay.store.arms import LATEST_MS, Arms
 from relay.store.bells import Bells
 from relay.store.decisions import Decisions
 from relay.store.order_records import ClaimedArm
@@ -44,9 +44,8 @@ from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, U
 
 #: How long the pump sleeps at most before it looks at the due times again, bell or no bell (seconds).
 LONGEST_SLEEP = 0.5
-#: How far ahead of time requests are granted (ms), and how late one may set out. What is later gives its turn back:
-#: requests that a stall has held up would else leave together, and some second would hold more than the budget.
-HORIZON_MS, LATEST_MS = 100, 30
+#: How far ahead of time requests are granted (ms).
+HORIZON_MS = 100
 
 #: What shows that upstream takes less than it was given.
 _OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})
@@ -150,8 +149,9 @@ class PollPump:
             self._room.clear()
             await _first(self._room.wait(), LONGEST_SLEEP)
             return
+        asked = time.monotonic()
         claim = await self._arms.claim(min(room, BATCH), lease_ms=self._limits.lease_ms, horizon_ms=HORIZON_MS)
-        self._clock.anchor(claim.now_ms)
+        self._clock.anchor(claim.now_ms, asked)
         if paid := sum(arm.pool.rate > 0 for arm in claim.arms):
             metrics.budget_spent.inc(paid)
         # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher.

@@ -23,6 +23,7 @@ from relay.simulator.faults import POLLED, Fault
 from relay.simulator.routes import Reply, Route, find, oauth_refusal, refusal
 from relay.simulator.spoiling import spoil
 from relay.simulator.tokens import Grant
+from relay.simulator.traffic import held_up
 from relay.simulator.world import HANDLING, MESSAGES, Order, item
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Operations:
             return
         sim = self._sim
         now = sim.tick()
-        sim.traffic.arrived(now.wall)
+        arrived = sim.traffic.arrived(now.wall, held_up(scope))
         route = find(scope["method"], path, live=sim.config.live)
         if isinstance(route, Reply):
             await self._send(route, send)
@@ -66,7 +67,7 @@ class Operations:
         if grant is None:
             await self._send(refusal(401, "a valid bearer token is required"), send)
             return
-        wait = sim.limit.wait(grant.client_id, now.wall)
+        wait = sim.limit.wait(grant.client_id, arrived)
         if wait > 0:
             await self._send(refusal(429, "too many requests per second", retry_after=ceil(wait)), send)
             return
@@ -197,6 +198,7 @@ class Operations:
 
     async def _token(self, scope: Scope, receive: Receive, send: Send) -> None:
         now = self._sim.clock.now()
+        self._sim.traffic.counted(now.wall, held_up(scope))
         faults = self._sim.faults.draw("token", None, now.wall)
         try:
             body = await _read(receive)

@@ -2,6 +2,7 @@
 
 from relay.errors import SecretUnreadable
 from relay.store import keys
+from relay.store.arms import Arms
 from relay.store.redis import Db
 from relay.vault import Vault
 
@@ -12,6 +13,7 @@ class StoredTokens:
     def __init__(self, db: Db, vault: Vault) -> None:
         self._db = db
         self._vault = vault
+        self._arms = Arms(db)
 
     async def get(self, credential_id: str, user_id: str) -> bytes | None:
         name = keys.token(credential_id, user_id)
@@ -34,6 +36,9 @@ class StoredTokens:
 
     async def unlock(self, credential_id: str, user_id: str) -> None:
         await self._db.run("DEL", keys.pause("mint/" + keys.token(credential_id, user_id)))
+
+    async def turn(self, credential_id: str, *, within_s: float) -> bool:
+        return await self._arms.turn(credential_id, within_ms=round(within_s * 1000))
 
     async def pause(self, credential_id: str, seconds: float, why: str) -> None:
         until_ms = await self._db.now_ms() + round(seconds * 1000)

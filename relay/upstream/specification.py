@@ -176,7 +176,7 @@ _CODES = {
 
 def refusal_code(status: int) -> str:
     """A stable code by status; where it is not certain that nothing was done, it says so."""
-    return _CODES.get(status) or ("outcome_unknown" if status >= 500 else "upstream_rejected")
+    return _CODES.get(status) or ("upstream_rejected" if 400 <= status < 500 else "outcome_unknown")
 
 
 def error_text(raw: bytes) -> str:

@@ -19,7 +19,7 @@ from relay import metrics
 from relay.upstream.interface import Access
 
 #: A token is renewed when this share of its life is over; while that fails, the old one serves until it is near its
-#: end (seconds).
+#: end (seconds). One that does not live long serves until it is to be renewed.
 RENEW_AT, NEAR_END = 0.8, 30.0
 #: After a refused or failed mint the same user is not tried again for this long (seconds).
 BACK_OFF = 5.0
@@ -28,8 +28,10 @@ BACK_OFF = 5.0
 PAUSES = {"credential_refused": (5.0, 300.0), "token_endpoint": (1.0, 30.0)}
 #: Tokens that are kept in memory; further ones are in the cache.
 _KEPT = 50_000
+#: How long a mint waits for its turn in the credential's budget (seconds): it is a request like any other.
+_PATIENCE = 5.0
 #: How long another process's mint is waited for, and how often it is looked for (seconds).
-_WAIT, _LOOK = 3.0, 0.05
+_WAIT, _LOOK = _PATIENCE + 3.0, 0.05
 #: Errors of the token endpoint that are about the application (RFC 6749, section 5.2, and upstream facts, "Tokens").
 _ABOUT_THE_CREDENTIAL = frozenset({"invalid_client", "unauthorized_client", "query_params_forbidden", "invalid_scope"})
 
@@ -44,11 +46,13 @@ class Credential:
 
 
 class Blame(enum.StrEnum):
-    """Whose fault it is that no token was given: the application's, the user's, or the endpoint's."""
+    """Whose fault it is that no token was given: the application's, the user's, the endpoint's, or nobody's: the
+    credential pauses, or has spent its budget."""
 
     CREDENTIAL = "credential_refused"
     USER = "unauthorized"
     ENDPOINT = "token_endpoint"
+    BUSY = "throttled"
 
 
 class TokenRefused(Exception):
@@ -62,7 +66,7 @@ class TokenRefused(Exception):
 
 
 class TokenCache(Protocol):
-    """Keeps minted tokens for other processes. Values are secrets."""
+    """Keeps what processes share: minted tokens, which are secrets, pauses, and the credential's budget."""
 
     async def get(self, credential_id: str, user_id: str) -> bytes | None: ...
 
@@ -75,6 +79,10 @@ class TokenCache(Protocol):
         ...
 
     async def unlock(self, credential_id: str, user_id: str) -> None: ...
+
+    async def turn(self, credential_id: str, *, within_s: float) -> bool:
+        """Spend a request of the credential's budget and wait until it may be sent; False when it may not in time."""
+        ...
 
     async def pause(self, credential_id: str, seconds: float, why: str) -> None:
         """No token of this credential is to be had for so long: orders that need one wait, and cost no requests."""
@@ -118,7 +126,7 @@ class Tokens:
         key = (credential.id, user_id)
         kept = self._kept.get(key)
         now = time.time()
-        if kept is None or kept.expires_at - NEAR_END <= now:
+        if kept is None or max(kept.renew_at, kept.expires_at - NEAR_END) <= now:
             kept = await self._mint_once(credential, user_id, None)
         elif kept.renew_at <= now and not self._backs_off(key):
             self._start(credential, user_id, None)  # the old one serves in the meantime
@@ -209,7 +217,7 @@ class Tokens:
         except TokenRefused as error:
             if refused is not None:
                 await self._cache.drop(credential.id, user_id)
-            if error.blame is not Blame.USER:
+            if error.blame.value in PAUSES:
                 await self._pause(credential.id, error)
             raise
         finally:
@@ -226,6 +234,8 @@ class Tokens:
         return kept
 
     async def _mint(self, credential: Credential, user_id: str) -> _Kept:
+        if not await self._cache.turn(credential.id, within_s=_PATIENCE):
+            raise TokenRefused("upstream asked for a pause, or its budget is spent", None, Blame.BUSY)
         assertion = base64.b64encode(msgspec.json.encode({"user_id": user_id})).decode()
         request = {
             "client_id": credential.client_id,

@@ -70,7 +70,9 @@ class RecordedActions:
             raise self.refusal
         return {"id": item_id, "replacement_status": status}
 
-    async def send_message(self, retailer_id: RetailerId, order_id: OrderId, body: str, cause: Cause) -> JsonObject:
+    async def send_message(
+        self, retailer_id: RetailerId, order_id: OrderId, body: str, cause: Cause, *, once: str | None = None
+    ) -> JsonObject:
         self.causes.append(cause)
         self.passed.append((retailer_id, order_id, body))
         if self.refusal is not None:

@@ -32,7 +32,7 @@ from relay.upstream.tokens import Credential, TokenRefused, Tokens
 from relay.vault import Vault
 from tests.support import acl
 from tests.support.api import open_app
-from tests.support.rig import NoMinting, Rig, eventually, open_rig, serving
+from tests.support.rig import Answer, Answers, NoMinting, Rig, eventually, open_rig, serving
 
 CAUSE = Cause("key_1", "req_1", "2026-11-24T12:00:00.000Z")
 LONG_AGO = CAUSE
@@ -149,6 +149,36 @@ def test_an_answer_that_is_lost_is_no_reason_to_send_again(redis_url: str) -> No
             assert len(said) == 1
 
     asyncio.run(asyncio.wait_for(main(), 40))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "again"),
+    [(302, "outcome_unknown", False), (408, "upstream_rejected", True), (418, "upstream_rejected", True)],
+)
+def test_only_what_is_certain_not_to_have_been_done_may_be_sent_again_at_once(
+    redis_url: str, status: int, code: str, again: bool
+) -> None:
+    async def main() -> None:
+        upstream = Answers()
+        upstream.misbehaviour["replacement"] = Answer({}, status=status, headers={"location": "/elsewhere"})
+        async with open_rig(redis_url, upstream) as rig:
+            await rig.track("o-1")
+            broker = TokenBroker(rig.orders, Tokens(httpx.AsyncClient(), StoredTokens(rig.db, rig.vault)), _none)
+            over_http = HttpUpstream(rig.upstream_url, rig.engine, Specification())
+            actions = Actions(rig.orders, rig.arms, Decisions(rig.db), over_http, broker)
+            cause = replace(CAUSE, at=rfc3339(round(time.time() * 1000)))
+            for attempt in range(2):
+                with pytest.raises((UpstreamRefused, Conflict)) as refused:
+                    await actions.decide_replacement(rig.retailer_id, OrderId("o-1"), "i-1", "APPROVED", cause)
+                assert refused.value.code == (code if again or attempt == 0 else "in_progress")
+            assert len(upstream.asked) == (2 if again else 1)
+            await over_http.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+async def _none(credential_id: str) -> None:
+    return None
 
 
 async def _again(actions: Actions, retailer_id: RetailerId, order_id: OrderId, item: str) -> bool:

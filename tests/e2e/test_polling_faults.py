@@ -15,14 +15,16 @@ import pytest
 
 from relay.simulator.faults import parse
 from relay.store import keys
+from tests.support.budget import at_most
 from tests.support.rig import eventually
 from tests.support.scenes import Scene, open_scene
 
 pytestmark = pytest.mark.timeout(max(170, 2 * float(os.environ.get("POLL_SECONDS", "0")) + 300))
 
 BUDGET = 150
-#: Counted where requests arrive, in an event loop that also receives the webhooks: a stall there looks like a burst.
-ARRIVAL_SLACK = 1.15
+#: Workers that start and are killed on two cores hold each other's requests up for longer than a network does: so long
+#: at most (seconds). Where nothing does, the budget holds to the request (tests/e2e/test_upstream_faults.py).
+HELD_UP = 0.05
 #: Orders, and seconds at full fault: `POLL_ORDERS=10000 POLL_SECONDS=600` is the long run (docs/performance.md).
 ORDERS = int(os.environ.get("POLL_ORDERS", "40"))
 
@@ -57,7 +59,7 @@ def test_the_budget_holds_while_workers_are_killed_and_upstream_fails_in_every_w
             await finish(scene)
 
             assert scene.workers.kills == 6
-            assert scene.simulator.traffic.max_in_a_second <= BUDGET * ARRIVAL_SLACK
+            assert scene.simulator.traffic.max_in_a_second <= at_most(BUDGET, HELD_UP)
 
     run(main())
 
@@ -74,6 +76,6 @@ def test_redis_restarted_under_a_budget(tmp_path: Path) -> None:
             await asyncio.to_thread(scene.store.restart, kill=True)
             await finish(scene)
 
-            assert scene.simulator.traffic.max_in_a_second <= BUDGET * ARRIVAL_SLACK
+            assert scene.simulator.traffic.max_in_a_second <= at_most(BUDGET, HELD_UP)
 
     run(main())

@@ -133,7 +133,20 @@ def test_a_clock_that_is_stepped_by_minutes_changes_nothing(
 
 def test_the_clock_is_redis_s_from_the_first_anchor_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    clock.anchor(5_000_000)
+    clock.anchor(5_000_000, time.monotonic())
     monkeypatch.setattr(time, "time", lambda: 0.0)
 
     assert 5_000_000 <= clock.now_ms() < 5_001_000
+
+
+def test_an_answer_that_a_stall_held_up_does_not_set_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = Clock()
+    clock.anchor(5_000_000, now)
+    now += 0.4
+    clock.anchor(5_000_150, now - 0.3)  # Redis said so at some time in the last 300 ms
+    assert clock.now_ms() in (5_000_400, 5_000_401)
+    now += 0.1
+    clock.anchor(5_000_200, now - 0.001)  # a replica took over, whose clock is behind: believed at once
+    assert clock.now_ms() in (5_000_200, 5_000_201, 5_000_202)

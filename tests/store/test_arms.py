@@ -142,6 +142,27 @@ def test_a_write_takes_its_turn_in_the_budget(redis_url: str) -> None:
     run(main())
 
 
+def test_a_turn_that_a_stall_made_late_is_lost_and_another_one_taken(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.arms.set_rate("shared", 50)
+            sleep, slept = asyncio.sleep, []
+
+            async def stalling(seconds: float) -> None:
+                slept.append(seconds)
+                await sleep(seconds + (0.2 if len(slept) == 1 else 0.0))
+
+            monkeypatch.setattr("relay.store.arms.asyncio.sleep", stalling)
+            assert await rig.arms.turn("shared", within_ms=1_000)
+            assert len(slept) >= 2
+            await rig.arms.throttle("shared", 30.0)
+            assert not await rig.arms.turn("shared", within_ms=1_000)
+
+    run(main())
+
+
 def most_in_a_second(times_ms: list[int]) -> int:
     """The most of these times that any stretch of 1,000 ms holds."""
     times = sorted(times_ms)

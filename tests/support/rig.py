@@ -17,7 +17,6 @@ from relay.clock import Clock
 from relay.delivering import DeliverPump
 from relay.delivering.aside import Stores
 from relay.delivering.jobs import Limits as DeliverLimits
-from relay.engine import FastEngine
 from relay.model.cadence import Cadence
 from relay.model.fold import Fold
 from relay.model.keyring import Keyring
@@ -29,7 +28,7 @@ from relay.polling import PollPump
 from relay.polling.pump import Limits as PollLimits
 from relay.receiver import Receipt, Receiver
 from relay.sender import Sender
-from relay.serving import serve
+from relay.simulator.server import serve
 from relay.store.arms import Arms
 from relay.store.attempts import Attempts
 from relay.store.bells import Bells
@@ -51,6 +50,7 @@ from relay.upstream.specification import Specification
 from relay.upstream.tokens import Credential, Tokens
 from relay.vault import Vault, generate_master_key, parse_master_keys
 from tests.support.acl import admin_url
+from tests.support.budget import WatchedEngine
 
 #: Fast for tests: nothing here waits for real minutes.
 POLICY = Policy(Cadence(scale=0.001, floor=0.02), patience_ms=150, confirm_after_ms=30)
@@ -72,9 +72,9 @@ async def eventually(condition: Callable[[], Any], within: float = 15.0) -> Any:
 
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
-    """An ASGI app on a real port; gives its base URL."""
+    """An ASGI app on a real port; gives its base URL. The app can reach its connections (relay.simulator.server)."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve(app, "127.0.0.1", 0, port.set_result, grace=1))
+    task = asyncio.create_task(serve(app, "127.0.0.1", 0, port.set_result))
     try:
         yield f"http://127.0.0.1:{await port}"
     finally:
@@ -102,7 +102,7 @@ class Rig:
     receiver_url: str
     receiver: Receiver
     retailer_id: RetailerId
-    engine: FastEngine
+    engine: WatchedEngine
     receipts: list[Receipt] = field(default_factory=list)
     folds: dict[str, Fold] = field(default_factory=dict)
     running: list[asyncio.Task[None]] = field(default_factory=list)
@@ -223,7 +223,7 @@ async def open_rig(
     """A rig with its retailer. `upstream` is an ASGI app; `receiver` are options of the receiver."""
     vault = Vault(parse_master_keys(master_keys or generate_master_key("rig")))
     db, admin = Db(open_client(redis_url)), Db(open_client(admin_url(redis_url)))
-    engine = FastEngine(deadline=deadline)
+    engine = WatchedEngine(deadline=deadline)
     witness = Receiver([], **receiver)
     async with serving(upstream or Answers()) as upstream_url, serving(witness) as receiver_url:
         retailer = await Retailers(db, vault).create("Rig", upstream=None, budget=None, limits={})
@@ -261,6 +261,8 @@ class Answer:
     content_type: str = "application/json"
     delay_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    #: What is sent without end, in chunks, instead of a body.
+    endless: bytes = b""
 
     @property
     def body(self) -> bytes:
@@ -291,6 +293,13 @@ class Answers:
             await asyncio.sleep(answer.delay_s)
         headers = [(b"content-type", answer.content_type.encode())]
         headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        if answer.endless:
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            gone = asyncio.ensure_future(receive())
+            while not gone.done():
+                await send({"type": "http.response.body", "body": answer.endless, "more_body": True})
+                await asyncio.sleep(0)
+            return
         if "content-length" not in answer.headers:
             headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})

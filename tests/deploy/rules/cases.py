@@ -259,9 +259,9 @@ CASES = [
     Case(
         "RelayBudgetTooSmall",
         _N,
-        {**_late("98"), _SPENT: "0+571x200", _BUDGET: "10x200"},
-        {**_late("98"), _SPENT: "0+569x200", _BUDGET: "10x200"},
-        {**_late("98"), _SPENT: "0+571x200", _BUDGET: "10x80 20x120"},
+        {**_late("98"), _SPENT: "0+559x200", _BUDGET: "10x200"},
+        {**_late("98"), _SPENT: "0+557x200", _BUDGET: "10x200"},
+        {**_late("98"), _SPENT: "0+559x200", _BUDGET: "10x80 20x120"},
         at=75,
     ),
     Case(
