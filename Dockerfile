@@ -1,16 +1,19 @@
 # One image; the command chooses the process: `api`, `worker poll`, `worker deliver`, `worker maintain`, and every other.
-# Builder and runtime share the Debian release and the interpreter's path. A release resolves both bases to digests:
+# Builder and runtime share the Debian release, the interpreter and its path; the builder's is the larger one, which has
+# binutils. A release resolves both bases to digests:
 #   docker build --build-arg BUILD_BASE=python:TAG@sha256:... --build-arg RUNTIME_BASE=python:TAG@sha256:... .
-ARG BUILD_BASE=python:3.11.14-slim-trixie
+ARG BUILD_BASE=python:3.11.14-trixie
 ARG RUNTIME_BASE=python:3.11.14-slim-trixie
 
 FROM ${BUILD_BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
-# Dependencies first: they change less often than the relay. The environment has no pip of its own.
-COPY requirements.txt requirements-build.txt ./
+# Dependencies first: they change less often than the relay. Those of tracing are among them, as no container can be
+# given them later. The environment has no pip of its own; wheels come with symbols that only a debugger reads.
+COPY requirements-image.txt requirements-build.txt ./
 RUN python -m venv --without-pip /opt/relay && \
-    python -m pip --python /opt/relay/bin/python install --require-hashes -r requirements.txt && \
+    python -m pip --python /opt/relay/bin/python install --require-hashes -r requirements-image.txt && \
+    find /opt/relay -name "*.so" -type f -exec strip --strip-unneeded {} + && \
     python -m venv --without-pip /opt/builder && \
     python -m pip --python /opt/builder/bin/python install --require-hashes -r requirements-build.txt
 COPY pyproject.toml README.md LICENSE ./

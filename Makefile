@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy check-apiserver test-faults dashboards dashboards-pictures chart-readme stack lock clean
+.PHONY: help demo test check fmt bench bench-polling bench-delivery bench-isolation bench-freshness bench-endurance bench-memory prism tools check-deploy check-apiserver check-prometheus test-faults dashboards dashboards-pictures chart-readme stack lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,10 @@ check-deploy: tools ## Chart, rules, dashboards, image and compose file, against
 
 check-apiserver: tools ## Install, upgrade and remove the chart's shapes against a real kube-apiserver (builds it: minutes)
 	@$(BIN)/python -m deploy.apiserver $(ARGS)
+
+check-prometheus: tools ## The cases of the rules and every query by promtool of Prometheus 3 (builds it: minutes)
+	@cd deploy/tools/prometheus && go build -mod=readonly -o $(CURDIR)/.tools/bin/promtool3 github.com/prometheus/prometheus/cmd/promtool
+	@TOOL_PROMTOOL=$(CURDIR)/.tools/bin/promtool3 $(BIN)/python -m pytest -q -n 2 tests/deploy -k "(rules or runbooks or dashboards or prometheus) and not shows_something" $(ARGS)
 
 test-faults: tools ## Real processes and real Redis servers, killed, frozen, filled and failed over
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/faults $(ARGS)
@@ -86,6 +90,7 @@ bench-isolation: $(VENV)/.dev ## What one hanging endpoint costs 99 healthy ones
 
 lock: $(VENV)/.dev ## Resolve the dependencies again, with hashes
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra tracing -c requirements.txt pyproject.toml -o requirements-image.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group build -o requirements-build.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra tracing --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 

@@ -44,8 +44,15 @@ ORDER = OrderId("relay canary")
 WITHIN = 30.0
 #: How often the store is asked whether it is (seconds).
 _LOOK = 0.1
-#: Lists of an order, under their names in either dialect: what polls the canary speaks the deployment's.
-_LISTS = {"items": ("items", "line_items"), "messages": ("messages", "chat_messages")}
+#: What its upstream says beside the order itself, by the last part of a path; of the live dialect, where status and
+#: marker stand in the details, the handling too.
+_BESIDE: Mapping[str, JsonObject] = {
+    "items": {"items": [], "line_items": []},
+    "messages": {"messages": [], "chat_messages": []},
+    "location": {},
+    "details": {"pickup_instructions": []},
+}
+_HANDLING: JsonObject = {"leave_unattended": False}
 #: What the canary's receiver reads of a request at most.
 _LARGEST = 64 * 1024
 
@@ -127,6 +134,7 @@ class Canary:
         self._subscriptions = Subscriptions(db, vault)
         self._slots = Slots(db)
         self._hook = hook(settings)
+        self._live = settings.upstream_dialect == "connect"
         self._every = settings.canary_every
         self._within = min(WITHIN, settings.canary_every)
         self._token = secrets.token_hex(8)
@@ -249,13 +257,14 @@ class Canary:
         await send({"type": "http.response.body", "body": content})
 
     async def _resource(self, name: str) -> JsonObject:
-        if name in _LISTS:
-            return {field: [] for field in _LISTS[name]}
-        if name != "handling":
-            return {"order_id": ORDER, "workflow_state": "picking"}
+        if name in _BESIDE:
+            return _BESIDE[name]
+        if name == "handling" and self._live:
+            return _HANDLING
         marker = await self._db.run("HGET", keys.CANARY_STATE, "marker") or b""
         await self._db.run("HSET", keys.CANARY_STATE, "fetched", marker)
-        return {"order_id": ORDER, "status": "picking", "notes": "", "canary": marker.decode()}
+        value: JsonObject = {"order_id": ORDER, "status": "picking", "canary": marker.decode()}
+        return value | {"workflow_state": "picking", "fulfillment_type": "delivery"} if self._live else value
 
     async def _receive(self, headers: dict[str, str], body: bytes) -> tuple[int, JsonObject]:
         found = await _own_subscription(self._db, self._subscriptions)

@@ -6,6 +6,7 @@ value, so what is labelled has few buckets. A process that was told by `begin` w
 nothing else; docs/operations.md has the table.
 """
 
+from relay import labels
 from relay.declaring import SetBy, begin, each, registry
 from relay.model.catalogue import EVENT_TYPES
 
@@ -13,38 +14,23 @@ __all__ = ["begin", "registry"]
 
 #: One request or command (seconds).
 _DURATION = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_UPSTREAM = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 #: The same where there are many label values.
-_UPSTREAM = (0.1, 0.5, 1, 2.5, 10)
 _POST = (0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REDIS = (0.001, 0.01, 0.1, 1)
-_COMMIT = (0.001, 0.01, 0.1, 1)
 _WAIT = (0.05, 0.25, 1, 5, 30)
-#: From detection to a receiver (seconds); 1 is the objective.
+#: From detection to a receiver (seconds); 1 is the objective, and a day the one of healthy endpoints.
 _PROMPT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-#: How late a poll is (seconds); 5 is the objective. From a change to its detection, by stage.
+_DAY = 86400
+#: How late a poll is (seconds); 5 is the objective.
 _LATE = (0.5, 1, 2.5, 5, 15, 60, 300)
-_DELAY = (1, 5, 60)
-_BOUND = (5, 60)
-
-PUMPS = ("poll", "deliver", "maintain")
-#: The kinds of process. A worker has one pump, or with `relay worker all` the three.
-ROLES = ("api", *PUMPS)
-#: What an attempt may end in.
-OUTCOMES = ("answered", "dns", "connect", "tls", "timeout", "reset", "protocol", "blocked", "internal_error")
-STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
-WAITING = ("ready", "held", "parked")
-RESOURCES = ("handling", "items", "messages")
-#: What a poll may end in. Rarer refusals begin with their first: a series for each would not fit the budget.
-POLLED = ("unchanged", "changed", "stale", "late", "failed")
-REFUSALS = ("unauthorized", "throttled", "server_error", "timeout", "network")
-REDIS_KINDS = ("command", "pipeline", "script")
 
 _api = SetBy("api")
 _poll = SetBy("poll")
 _deliver = SetBy("deliver")
 _maintain = SetBy("maintain")
-_workers = SetBy(*PUMPS)
-_all = SetBy(*ROLES)
+_workers = SetBy(*labels.PUMPS)
+_all = SetBy(*labels.ROLES)
 
 # ── the API ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -77,13 +63,14 @@ polls = _poll.counter(
     "Upstream requests of the poll pump.",
     "resource",
     "outcome",
-    known=each(RESOURCES, (*POLLED, *REFUSALS)),
+    known=each(labels.RESOURCES, (*labels.POLLED, *labels.REFUSALS)),
 )
-poll_duration = _poll.histogram(
-    "poll_duration_seconds", "Duration of upstream requests.", _UPSTREAM, "resource", known=each(RESOURCES)
-)
+poll_duration = _poll.histogram("poll_duration_seconds", "Duration of upstream requests.", _UPSTREAM)
 poll_lateness = _poll.histogram(
     "poll_lateness_seconds", "From when a poll was due to its start; 0 for one that budget let start early.", _LATE
+)
+polls_late = _poll.counter(
+    "polls_late_total", "Polls that started more than five seconds late, by stage.", "stage", known=each(labels.STAGES)
 )
 poll_last_success = _poll.gauge(
     "poll_last_success_timestamp_seconds", "When upstream last gave a good answer (Unix time).", "resource"
@@ -91,14 +78,16 @@ poll_last_success = _poll.gauge(
 detection_delay = _poll.histogram(
     "detection_delay_seconds",
     "From a change, by upstream's own time, to the request that saw it, by the stage in which it was seen.",
-    _DELAY,
+    (5, 60),
     "stage",
+    known=each(labels.SEEN),
 )
 detection_bound = _poll.histogram(
     "detection_bound_seconds",
     "The longest that a change without a time can have gone unseen: since the reading before, by stage.",
-    _BOUND,
+    (5,),
     "stage",
+    known=each(labels.SEEN),
 )
 expected_delay = _poll.gauge(
     "expected_detection_delay_seconds",
@@ -111,6 +100,14 @@ budget_stretch = _poll.gauge(
 budget_rate = _maintain.gauge(
     "budget_requests_per_second", "Requests a second that all credentials with a budget may spend."
 )
+budget_remaining = _maintain.gauge(
+    "budget_remaining_requests_per_second",
+    "What upstream's refusals (429, Retry-After) left of the budgets; a cut grows back by 2 % in ten seconds.",
+)
+budget_remaining_ratio = _maintain.gauge(
+    "budget_remaining_ratio",
+    "Share of its rate that the credential keeps which upstream slowed down most; 1: none is, 0: one is paused.",
+)
 budget_spent = _poll.counter("budget_spent_total", "Requests granted out of budgets, by this process's claims.")
 budget_exceeded = SetBy("api", "poll").counter(
     "budget_exceeded_total",
@@ -121,16 +118,14 @@ budget_idle = _maintain.counter(
     "Time in which polls were overdue by more than two seconds while their budget was not spent; in steps of a sample.",
 )
 throttles = _poll.counter(
-    "upstream_throttled_total",
-    "Times that upstream slowed a credential down, by reason.",
-    "reason",
-    known=each(("rate_limited", "unavailable")),
+    "upstream_throttled_total", "Times that upstream slowed a credential down.", "reason", known=each(labels.SLOWING)
 )
 credentials = _maintain.gauge(
     "upstream_credentials",
-    "Upstream credentials in use, by state: paused by upstream, refused or without tokens because of the endpoint.",
+    "Upstream credentials in use, by state: slowed down or paused by upstream, refused or without tokens because of"
+    " the endpoint.",
     "state",
-    known=each(("ok", "paused", "refused", "token_endpoint")),
+    known=each(labels.CREDENTIAL_STATES),
 )
 concurrency_limit = _poll.gauge(
     "upstream_concurrency_limit", "Requests that this process has in flight upstream at most."
@@ -149,7 +144,7 @@ oldest_due_age = _maintain.gauge("oldest_due_order_age_seconds", "How long the m
 
 # ── detection and log ───────────────────────────────────────────────────────────────────────────────────────────────
 
-changes = _poll.counter("changes_total", "Facts found changed, by resource.", "resource", known=each(RESOURCES))
+changes = _poll.counter("changes_total", "Facts found changed, by resource.", "resource", known=each(labels.RESOURCES))
 events_committed = SetBy("api", "poll", "deliver").counter(
     "events_committed_total",
     "Events written to a retailer's log, by type.",
@@ -166,7 +161,7 @@ commits = SetBy("api", "poll").counter(
     "result",
     known=each(("ok", "conflict", "gone")),
 )
-commit_duration = SetBy("api", "poll").histogram("commit_duration_seconds", "Duration of a commit.", _COMMIT)
+commit_duration = SetBy("api", "poll").histogram("commit_duration_seconds", "Duration of a commit.", _REDIS)
 log_events = _maintain.gauge("log_events", "Events kept in all logs.")
 log_trimmed_unread = _maintain.counter(
     "log_trimmed_unread_total", "Events that retention took before a subscription had read them. Must stay 0."
@@ -179,10 +174,10 @@ attempts = _deliver.counter(
     "POSTs to receivers, by outcome and class of status.",
     "outcome",
     "status_class",
-    known=(*each(OUTCOMES[:1], STATUS_CLASSES[:-1]), *each(OUTCOMES[1:], STATUS_CLASSES[-1:])),
+    known=labels.ENDINGS,
 )
 attempt_duration = _deliver.histogram(
-    "attempt_duration_seconds", "Duration of a POST, by outcome.", _POST, "outcome", known=each(OUTCOMES)
+    "attempt_duration_seconds", "Duration of a POST, by outcome.", _POST, "outcome", known=each(labels.OUTCOMES)
 )
 verdicts = _deliver.counter(
     "verdicts_total",
@@ -195,12 +190,12 @@ first_attempt = _deliver.histogram(
     "detected_to_first_attempt_seconds",
     "From an event's detection to the start of its first attempt, for events that were neither held nor parked, nor"
     " behind another of their lane or as many posts as the endpoint takes.",
-    _PROMPT,
+    (*_PROMPT, _DAY),
 )
 delivery_latency = _deliver.histogram(
     "detected_to_delivered_seconds",
     "From an event's detection to its first successful delivery.",
-    (*_PROMPT, 3600, 21600, 86400),
+    (*_PROMPT, 3600, 21600, _DAY),
 )
 deliveries_in_progress = _deliver.gauge("deliveries_in_progress", "POSTs in flight in this process.")
 body_bytes = _deliver.histogram(
@@ -230,10 +225,13 @@ waiting_events = _maintain.gauge(
     " endpoint's own rate, or disabled), parked (waiting for a retry, or behind one). Of what a subscription has not"
     " read yet, the first hundred are counted.",
     "state",
-    known=each(WAITING),
+    known=each(labels.WAITING),
 )
 oldest_waiting_age = _maintain.gauge(
-    "oldest_waiting_event_age_seconds", "Age of the oldest waiting event, by state.", "state", known=each(WAITING)
+    "oldest_waiting_event_age_seconds",
+    "Age of the oldest waiting event.",
+    "state",
+    known=each(labels.WAITING),
 )
 parked_lanes = _maintain.gauge("lanes_parked", "Lanes that wait for their next attempt.")
 subscriptions = _maintain.gauge(
@@ -266,26 +264,31 @@ pump_slices = _workers.counter(
     "Pump slices ended, by outcome.",
     "pump",
     "outcome",
-    known=each(PUMPS, ("handed over", "drained", "lost", "store_unavailable", "failed", "surplus")),
+    known=each(labels.PUMPS, ("handed over", "drained", "lost", "store_unavailable", "failed", "surplus")),
     own="pump",
 )
 pump_slice_duration = _workers.histogram(
-    "pump_slice_seconds", "How long a slice worked.", (5, 30, 60, 90), "pump", known=each(PUMPS), own="pump"
+    "pump_slice_seconds", "How long a slice worked.", (5, 30, 60, 90), "pump", known=each(labels.PUMPS), own="pump"
 )
 pump_wait = _workers.histogram(
-    "pump_wait_seconds", "From a ring to the start of its pump.", _WAIT, "pump", known=each(PUMPS), own="pump"
+    "pump_wait_seconds",
+    "From a ring to the start of its pump.",
+    (0.05, 0.25, 1, 5, 30),
+    "pump",
+    known=each(labels.PUMPS),
+    own="pump",
 )
 pump_slots = _workers.gauge(
-    "pump_slots", "Pumps that should run, over all processes.", "pump", known=each(PUMPS), own="pump"
+    "pump_slots", "Pumps that should run, over all processes.", "pump", known=each(labels.PUMPS), own="pump"
 )
 pumps_running = _workers.gauge(
-    "pump_slots_busy", "Pump slices in progress in this process.", "pump", known=each(PUMPS), own="pump"
+    "pump_slots_busy", "Pump slices in progress in this process.", "pump", known=each(labels.PUMPS), own="pump"
 )
 leases_lost = SetBy("poll", "deliver").counter(
     "leases_lost_total",
     "Writes refused because somebody else holds the lease.",
     "pump",
-    known=each(PUMPS[:2]),
+    known=each(labels.PUMPS[:2]),
     own="pump",
 )
 rings = _workers.counter(
@@ -294,15 +297,15 @@ rings = _workers.counter(
     "pump",
     "result",
     known={
-        **{pump: each((pump,), ("sent", "unknown", "failed")) for pump in PUMPS[:2]},
-        "maintain": each(PUMPS, ("sent", "unknown", "failed")),
+        **{pump: each((pump,), ("sent", "unknown", "failed")) for pump in labels.PUMPS[:2]},
+        "maintain": each(labels.PUMPS, ("sent", "unknown", "failed")),
     },
 )
 sweep_rung = _maintain.counter(
     "sweep_rung_total",
     "Work that the sweep had to ring for: slots without a pump, and what was due for more than a second.",
     "pump",
-    known=each(PUMPS[:2]),
+    known=each(labels.PUMPS[:2]),
 )
 arq_jobs = _maintain.gauge(
     "arq_jobs",
@@ -310,14 +313,14 @@ arq_jobs = _maintain.gauge(
     " looks at.",
     "queue",
     "state",
-    known=each(PUMPS, ("due", "running", "scheduled")),
+    known=each(labels.PUMPS, ("due", "running", "scheduled")),
 )
 arq_read_limit = _workers.gauge("arq_queue_read_limit", "How many of a queue's first jobs a worker looks at.")
 arq_expired = _workers.counter(
     "arq_jobs_expired_total",
     "Rings that arq dropped as expired before they ran.",
     "queue",
-    known=each(PUMPS),
+    known=each(labels.PUMPS),
     own="queue",
 )
 worker_heartbeat = _workers.gauge(
@@ -328,7 +331,7 @@ worker_restarts = _workers.counter(
     "arq workers rebuilt by the supervisor.",
     "pump",
     "reason",
-    known=each(PUMPS, ("redis", "ended")),
+    known=each(labels.PUMPS, ("redis", "ended")),
     own="pump",
 )
 loop_lag = _all.histogram(
@@ -349,16 +352,27 @@ redis_memory_bytes = _all.gauge("redis_memory_bytes", "Memory that Redis uses fo
 redis_memory_limit = _all.gauge("redis_memory_limit_bytes", "maxmemory of Redis; 0: none.")
 redis_clients = _all.gauge("redis_connected_clients", "Connections to Redis.")
 redis_duration = _all.histogram(
-    "redis_command_duration_seconds", "Duration of a round trip, by kind.", _REDIS, "kind", known=each(REDIS_KINDS)
+    "redis_command_duration_seconds",
+    "Duration of a round trip.",
+    _REDIS,
+    "kind",
+    known=each(labels.REDIS_KINDS),
 )
 redis_round_trips = _all.counter(
-    "redis_round_trips_total", "Network round trips to Redis, by kind.", "kind", known=each(REDIS_KINDS)
+    "redis_round_trips_total", "Network round trips to Redis, by kind.", "kind", known=each(labels.REDIS_KINDS)
 )
 redis_errors = _all.counter(
-    "redis_errors_total",
-    "Commands that failed, by kind.",
+    "redis_errors_total", "Commands that failed.", "kind", known=each(("unavailable", "refused", "other"))
+)
+redis_commands = _maintain.gauge("redis_commands", "Commands that Redis has carried out since its start.")
+redis_cpu = _maintain.gauge(
+    "redis_cpu_seconds", "Time that Redis' main thread has worked since its start: it has one core, and no more."
+)
+redis_slowest = _maintain.gauge(
+    "redis_slowest_command_seconds",
+    "Mean time that Redis took for a script, and for the slowest of its other commands, between the last two samples.",
     "kind",
-    known=each(("unavailable", "refused", "other")),
+    known=each(("command", "script")),
 )
 redis_pool_in_use = _all.gauge("redis_pool_in_use", "Connections of this process's pool that are busy.")
 redis_pool_max = _all.gauge("redis_pool_max", "Connections that this process's pool may open.")
@@ -368,7 +382,7 @@ shedding = _all.gauge(
 
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-build_info = _all.gauge("build_info", "1, labelled with what runs.", "version", "component")
+build_info = _all.gauge("build_info", "1, labels.labelled with what runs.", "version", "component")
 canary_last_success = _maintain.gauge(
     "canary_last_success_timestamp_seconds", "When a canary's change last came back, verified (Unix time)."
 )

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import structlog
 
-from relay import metrics
+from relay import labels, metrics
 from relay.errors import RelayError
 from relay.queue import Ringer
 from relay.store.backlog import Backlog
 from relay.store.redis import Db
 from relay.store.sealed import Census
+from relay.store.server import Work, read_work
 
 #: Seconds between two samples, and the share of time that sampling may take where there is much to look at.
 EVERY, SHARE = 5.0, 0.05
@@ -23,11 +24,14 @@ class Sampler:
     nothing waits."""
 
     def __init__(self, db: Db, ringer: Ringer) -> None:
+        self._db = db
         self._backlog = Backlog(db)
         self._ringer = ringer
         self._census = Census(db, _sealed)
         self._sampled: float | None = None
+        self._worked: Work | None = None
         self._log = structlog.get_logger("relay.sampling")
+        metrics.budget_remaining_ratio.set(1)  # until the first sample: 0 would say that a credential is paused
 
     async def run(self, stop: asyncio.Event, every: float = EVERY) -> None:
         """Sample until `stop`: a flag, as redis-py may swallow a cancellation."""
@@ -47,6 +51,7 @@ class Sampler:
             await self._deliveries()
             await self._polling()
             await self._queues()
+            await self._redis()
             await self._census.step()
         except RelayError as error:
             metrics.backlog_errors.inc()
@@ -78,12 +83,23 @@ class Sampler:
             metrics.budget_idle.inc(min(now - self._sampled, 3 * EVERY))
         self._sampled = now
         metrics.budget_rate.set(found.budget)
-        for state in ("ok", "paused", "refused", "token_endpoint"):
+        metrics.budget_remaining.set(max(0.0, found.remaining))
+        metrics.budget_remaining_ratio.set(found.least)
+        for state in labels.CREDENTIAL_STATES:
             metrics.credentials.labels(state).set(found.credentials[state])
         metrics.orders_tracked.labels("active").set(found.active)
         metrics.orders_tracked.labels("suspended").set(found.suspended)
         metrics.orders_due.set(found.due)
         metrics.oldest_due_age.set(found.oldest_s)
+
+    async def _redis(self) -> None:
+        work = await read_work(self._db)
+        if self._worked is not None:
+            for kind, seconds in work.slowest_since(self._worked).items():
+                metrics.redis_slowest.labels(kind).set(seconds)
+        self._worked = work
+        metrics.redis_commands.set(work.commands)
+        metrics.redis_cpu.set(work.cpu_s)
 
     async def _queues(self) -> None:
         for queue, depth in (await self._ringer.depths()).items():

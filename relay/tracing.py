@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 #: How long the last spans may take to leave when a process ends (seconds): a collector that is away stops nobody.
 CLOSE_WITHIN = 5.0
-_EXTRA = "RELAY_TRACING=1 needs OpenTelemetry: pip install 'post-checkout-relay[tracing]'"
+_EXTRA = (
+    "RELAY_TRACING=1 needs the extra `tracing`, OpenTelemetry, which is not installed here:"
+    " pip install 'post-checkout-relay[tracing]', or use the image, which has it"
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _current: ContextVar[str] = ContextVar("relay_traceparent", default="")

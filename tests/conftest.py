@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
-import redis
 import structlog
 
 from relay.embedded import EmbeddedStore
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support import acl
 from tests.support.workers import unused_ports
 
 # The machine is small and noisy: no test fails for being slow, and failures are the same on every machine.
@@ -25,19 +25,20 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 @pytest.fixture(scope="session")
-def valkey() -> Iterator[EmbeddedStore]:
-    """The test process's own server; tests that stop or restart one start their own."""
+def valkey() -> Iterator[str]:
+    """The test process's own server, by the relay's account; tests that stop or restart one start their own."""
     with EmbeddedStore() as store:
-        yield store
+        url = acl.restricted(store.url)
+        yield url
+        assert acl.refused(url) == [], "deploy/redis/acl.conf does not allow what was asked"
 
 
 @pytest.fixture
-def redis_url(valkey: EmbeddedStore) -> str:
-    """The URL of an empty store."""
-    client = redis.Redis.from_url(valkey.url)
-    client.flushall()
-    client.close()
-    return valkey.url
+def redis_url(valkey: str) -> str:
+    """The URL of an empty store, for the relay. What a test wants besides, it asks by `acl.admin`."""
+    with acl.admin(valkey) as client:
+        client.flushall()
+    return valkey
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,13 @@ from deploy.dashboards.panels import (
     total,
 )
 
-#: Name, share that may be bad, runbook: the objectives of docs/operations.md.
+#: Name, share that may be bad, runbook, width: the objectives of docs/operations.md.
 OBJECTIVES = (
-    ("API", "api", 0.001, "RelayApiErrorBudgetBurn"),
-    ("Prompt delivery", "prompt", 0.01, "RelayPromptDeliveryBudgetBurn"),
-    ("Polling on time", "polling", 0.01, "RelayPollingBudgetBurn"),
-    ("Delivery engine", "engine", 0.001, "RelayEngineErrorBudgetBurn"),
+    ("API", "api", 0.001, "RelayApiErrorBudgetBurn", 4),
+    ("Prompt delivery", "prompt", 0.01, "RelayPromptDeliveryBudgetBurn", 5),
+    ("Within a day", "delivery", 0.005, "RelayDeliveryBudgetBurn", 5),
+    ("Polling on time", "polling", 0.01, "RelayPollingBudgetBurn", 5),
+    ("Delivery engine", "engine", 0.001, "RelayEngineErrorBudgetBurn", 5),
 )
 
 
@@ -51,13 +52,13 @@ def overview() -> Board:
     return board
 
 
-def _kept(name: str, key: str, allowed: float, runbook: str) -> Panel:
+def _kept(name: str, key: str, allowed: float, runbook: str, width: int) -> Panel:
     return stat(
         f"{name}: kept, last hour",
         f"Share of good events in the last hour, worst namespace. Objective: {1 - allowed:.1%}.",
         "percentunit",
         f"1 - max (namespace:relay_{key}_bad:ratio_rate1h)",
-        width=6,
+        width=width,
         decimals=2,
         maximum=1,
         steps=[(None, BAD), (1 - 6 * allowed, WARN), (1 - allowed, GOOD)],
@@ -65,13 +66,13 @@ def _kept(name: str, key: str, allowed: float, runbook: str) -> Panel:
     )
 
 
-def _budget_left(name: str, key: str, allowed: float, runbook: str) -> Panel:
+def _budget_left(name: str, key: str, allowed: float, runbook: str, width: int) -> Panel:
     return stat(
         f"{name}: error budget left, 3 days",
         "What is left of the errors that the objective allows over three days; below 0 it is overspent.",
         "percentunit",
         f"1 - max (namespace:relay_{key}_bad:ratio_rate3d) / {allowed}",
-        width=6,
+        width=width,
         decimals=0,
         minimum=None,
         maximum=1,

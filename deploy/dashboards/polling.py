@@ -17,11 +17,19 @@ from deploy.dashboards.panels import (
     total,
 )
 
+DELAY, BOUND = "relay_detection_delay_seconds", "relay_detection_bound_seconds"
+
 
 def _within(metric: str, edge: str) -> str:
     """By stage, what share of a histogram lies up to one of its edges: exact, where a quantile would be a guess
-    between edges that lie far apart."""
-    return rate(f"{metric}_bucket", "stage", f'le="{edge}"') + " / " + rate(f"{metric}_count", "stage")
+    between edges that lie far apart. Stages in which nothing happened are left out."""
+    return rate(f"{metric}_bucket", "stage", f'le="{edge}"') + " / (" + rate(f"{metric}_count", "stage") + " > 0)"
+
+
+def _unseen() -> str:
+    """By stage, the mean over changes with a time and without."""
+    time, count = (" + ".join(rate(f"{one}_{what}", "stage") for one in (DELAY, BOUND)) for what in ("sum", "count"))
+    return f"({time}) / (({count}) > 0)"
 
 
 def polling() -> Board:
@@ -76,14 +84,24 @@ def polling() -> Board:
             "Seen within 5 s of the change",
             "Share of changes that upstream gave a time, by stage. Stages in which little happens are polled seldom.",
             "percentunit",
-            Query(_within("relay_detection_delay_seconds", "5.0"), "{{stage}}"),
+            Query(_within(DELAY, "5.0"), "{{stage}}"),
+            width=6,
             maximum=1,
+        ),
+        series(
+            "Mean time unseen",
+            "From a change to the request that saw it, by stage; of changes without a time, since the reading before,"
+            " which is the longest that it can have been.",
+            "s",
+            Query(_unseen(), "{{stage}}"),
+            width=6,
         ),
         series(
             "Read at most 5 s before",
             "Share of changes without a time that cannot have gone unseen for longer, by stage.",
             "percentunit",
-            Query(_within("relay_detection_bound_seconds", "5.0"), "{{stage}}"),
+            Query(_within(BOUND, "5.0"), "{{stage}}"),
+            width=6,
             maximum=1,
         ),
         series(
@@ -91,6 +109,7 @@ def polling() -> Board:
             "From when a poll was due to its start; objective 5 s (dashed).",
             "s",
             *(Query(quantile(q, "relay_poll_lateness_seconds"), f"p{q * 100:.0f}") for q in (0.5, 0.95, 0.99)),
+            width=6,
             steps=late,
             runbook="RelayPollingBudgetBurn",
         ),
@@ -115,10 +134,10 @@ def polling() -> Board:
             stacked=True,
         ),
         series(
-            "Upstream duration, p95",
-            "Time of upstream requests, by resource.",
+            "Upstream duration",
+            "Time of upstream requests.",
             "s",
-            Query(quantile(0.95, "relay_poll_duration_seconds", "resource"), "{{resource}}"),
+            *(Query(quantile(q, "relay_poll_duration_seconds"), f"p{q * 100:.0f}") for q in (0.5, 0.95, 0.99)),
         ),
     )
     board.row("Budget")
@@ -126,11 +145,12 @@ def polling() -> Board:
         8,
         series(
             "Budget",
-            "Requests a second that budgets allow, and what was granted of them.",
+            "Requests a second that budgets allow, what upstream's refusals left of them, and what was granted.",
             "reqps",
             Query(most("relay_budget_requests_per_second"), "allowed"),
+            Query(most("relay_budget_remaining_requests_per_second"), "left"),
             Query(rate("relay_budget_spent_total"), "granted"),
-            colours={"allowed": GREY, "granted": CALM},
+            colours={"allowed": GREY, "left": WARN, "granted": CALM},
             runbook="RelayBudgetTooSmall",
         ),
         series(
@@ -141,11 +161,41 @@ def polling() -> Board:
             runbook="RelayBudgetIdle",
         ),
         series(
+            "Late polls",
+            "Started more than five seconds after they were due, by stage.",
+            "ops",
+            Query(rate("relay_polls_late_total", "stage"), "{{stage}}"),
+            stacked=True,
+            runbook="RelayPollingBudgetBurn",
+        ),
+    )
+    board.row("What upstream takes")
+    board.line(
+        8,
+        series(
+            "Rate left after refusals",
+            "Share of its rate that the credential keeps which was slowed down most. A 429 takes three tenths, which"
+            " grow back by 2 % in ten seconds; 0: one is paused.",
+            "percentunit",
+            Query(f"min (relay_budget_remaining_ratio{{{SELECTOR}}})", "left"),
+            maximum=1,
+            steps=[(None, BAD), (0.5, WARN), (1, GOOD)],
+            colours={"left": CALM},
+            runbook="RelayUpstreamRefuses",
+        ),
+        series(
             "Throttling",
             "Times a second that upstream slowed a credential down, by reason.",
             "ops",
             Query(rate("relay_upstream_throttled_total", "reason"), "{{reason}}"),
             runbook="RelayUpstreamRefuses",
+        ),
+        series(
+            "Limit of requests in flight",
+            "What the congestion control allows, summed over processes.",
+            "short",
+            Query(total("relay_upstream_concurrency_limit"), "limit"),
+            colours={"limit": CALM},
         ),
     )
     board.row("Orders and credentials")
@@ -162,18 +212,19 @@ def polling() -> Board:
         ),
         series(
             "Credentials",
-            "By state; a refused one stops all its orders.",
+            "In use, by state; a refused one stops all its orders.",
             "short",
             Query(most("relay_upstream_credentials", "state"), "{{state}}"),
             stacked=True,
-            colours={"ok": GOOD, "paused": WARN, "refused": BAD, "token_endpoint": BAD},
+            colours={"ok": GOOD, "slowed": CALM, "paused": WARN, "refused": BAD, "token_endpoint": BAD},
             runbook="RelayUpstreamRefuses",
         ),
         series(
-            "Limit of requests in flight",
-            "What the congestion control allows, summed over processes.",
-            "short",
-            Query(total("relay_upstream_concurrency_limit"), "limit"),
+            "User tokens",
+            "Asked of upstream, by outcome.",
+            "ops",
+            Query(rate("relay_token_mints_total", "outcome"), "{{outcome}}"),
+            stacked=True,
         ),
     )
     answered = f"time() - max by (resource) (relay_poll_last_success_timestamp_seconds{{{SELECTOR}}})"
@@ -184,7 +235,6 @@ def polling() -> Board:
             "Orders' resources that are due and not claimed.",
             "short",
             Query(most("relay_orders_due"), "due"),
-            width=6,
             colours={"due": CALM},
             runbook="RelayPollingStalled",
         ),
@@ -193,7 +243,6 @@ def polling() -> Board:
             "Of upstream, by resource.",
             "s",
             Query(answered, "{{resource}}"),
-            width=6,
             runbook="RelayPollingStalled",
         ),
         series(
@@ -201,16 +250,7 @@ def polling() -> Board:
             "What the policy expects of the budgets, of the credential where it is longest.",
             "s",
             Query(most("relay_expected_detection_delay_seconds"), "expected"),
-            width=6,
             colours={"expected": CALM},
-        ),
-        series(
-            "User tokens",
-            "Asked of upstream, by outcome.",
-            "ops",
-            Query(rate("relay_token_mints_total", "outcome"), "{{outcome}}"),
-            width=6,
-            stacked=True,
         ),
     )
     return board

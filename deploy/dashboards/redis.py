@@ -29,6 +29,10 @@ def redis() -> Board:
     def worst(metric: str) -> str:
         return f"min ({metric}{{{where()}}})"
 
+    def risen(metric: str) -> str:
+        """What Redis counts itself, a second: read every five seconds, so over a minute; a restart is no fall."""
+        return f"clamp_min (max (deriv({metric}{{{where()}}}[1m])), 0)"
+
     sure = [(None, BAD), (1, GOOD)]
     none = [(None, GOOD), (1, BAD)]
     board.row("Promises")
@@ -138,6 +142,32 @@ def redis() -> Board:
             Query(rate("relay_redis_errors_total", "kind"), "{{kind}}"),
             stacked=True,
             runbook="RelayRedisUnreachable",
+        ),
+    )
+    board.row("Redis itself")
+    board.line(
+        8,
+        series(
+            "Commands",
+            "What it carries out a second, those inside scripts included.",
+            "ops",
+            Query(risen("relay_redis_commands"), "commands"),
+            colours={"commands": CALM},
+        ),
+        series(
+            "Its core",
+            "Share of time for which its main thread works. There is one core to it; near 1, cells are the way on.",
+            "percentunit",
+            Query(risen("relay_redis_cpu_seconds"), "busy"),
+            maximum=1,
+            steps=[(None, "transparent"), (0.8, WARN)],
+            colours={"busy": CALM},
+        ),
+        series(
+            "Slow commands",
+            "Mean time in Redis of a script, and of the slowest of the other commands, between two samples.",
+            "s",
+            Query(most("relay_redis_slowest_command_seconds", "kind"), "{{kind}}"),
         ),
     )
     board.row("Connections")

@@ -38,7 +38,7 @@ from relay.errors import (
 from relay.store import keys
 from relay.store.idempotency import Remembered
 from relay.store.retailers import Caller
-from relay.tracing import OFF, Tracing
+from relay.tracing import Tracing
 from relay.vitals import Vitals
 
 #: Codes of what is refused before it is looked at; limits are counted where they are spent.
@@ -49,7 +49,7 @@ _FREEING = ("GET", "DELETE")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def create_app(deps: Deps, vitals: Vitals | None = None, tracing: Tracing = OFF) -> ASGIApp:
+def create_app(deps: Deps, vitals: Vitals | None = None) -> ASGIApp:
     """The API over a process's clients."""
     vitals = vitals or Vitals(deps.db)
     addresses = limits.Addresses(deps.settings.api_rate_ip)
@@ -60,7 +60,7 @@ def create_app(deps: Deps, vitals: Vitals | None = None, tracing: Tracing = OFF)
         routes=[*routes, *probes(vitals)],
         exception_handlers={HTTPException: _http_error, Exception: _defect},
     )
-    return Observed(app, vitals, tracing)
+    return Observed(app, vitals, deps.tracing)
 
 
 def _merged(operations: tuple[Operation, ...]) -> list[Operation]:

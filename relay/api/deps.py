@@ -25,6 +25,7 @@ from relay.store.recoveries import Recoveries
 from relay.store.redis import Db
 from relay.store.retailers import Caller, Retailers
 from relay.store.subscriptions import Subscriptions
+from relay.tracing import OFF, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Deps:
     audit: AuditLog
     limits: Limits
     pressure: Pressure = field(default_factory=Pressure)
+    tracing: Tracing = OFF
 
 
 @dataclass(frozen=True, slots=True)

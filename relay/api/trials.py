@@ -18,6 +18,7 @@ from relay.sender import Message
 from relay.sender.attempt import outcome_of
 from relay.store.attempts import Attempt
 from relay.store.subscriptions import Subscription
+from relay.tracing import current
 
 #: Seconds between sends on request, for a subscription and for a destination host over all retailers.
 EVERY = 20
@@ -45,7 +46,7 @@ async def verify(call: Call) -> Reply:
     nonce = secrets.token_hex(16)
     event = events.challenge(subscription.id, nonce, now_ms=now_ms)
     outcome, body = await _send(call, subscription, event, now_ms)
-    verified = outcome.status is not None and 200 <= outcome.status < 300 and nonce.encode() in body
+    verified = _good(outcome) and nonce.encode() in body
     if verified:
         subscription = await subscriptions.verified(call, subscription)
     shown = _attempt(outcome, now_ms, "" if verified else "the answer is not 2xx with the challenge in its body")
@@ -62,20 +63,28 @@ async def _send(call: Call, subscription: Subscription, event: events.Event, now
     target = await call.deps.deliveries.target(subscription.id)
     assert target is not None
     body = event.body if target.payload == "full" else events.thin(event.body)
-    answer = await call.deps.sender.ask(
-        target.url,
-        Message(event.id, body, 0, 1, test=True),
-        keys=target.keyring.live(now_ms),
-        headers=target.headers,
-        now_s=now_ms // 1000,
-    )
-    return outcome_of(answer), answer.body
+    about: dict[str, str | int] = {"retailer_id": call.retailer_id, "subscription_id": subscription.id, "attempt": 1}
+    # Below the request's own span.
+    with call.deps.tracing.attempt(current(), event_id=event.id, event_type=event.type, **about) as span:
+        answer = await call.deps.sender.ask(
+            target.url,
+            Message(event.id, body, 0, 1, test=True, traceparent=span.traceparent),
+            keys=target.keyring.live(now_ms),
+            headers=target.headers,
+            now_s=now_ms // 1000,
+        )
+        outcome = outcome_of(answer)
+        span.tell(outcome=outcome.kind, status=outcome.status, well=_good(outcome))
+    return outcome, answer.body
+
+
+def _good(outcome: Outcome) -> bool:
+    return outcome.status is not None and 200 <= outcome.status < 300
 
 
 def _attempt(outcome: Outcome, now_ms: int, otherwise: str = "") -> Attempt:
-    good = outcome.status is not None and 200 <= outcome.status < 300
     return Attempt(
         *(0, 1, now_ms, outcome.kind, outcome.status, round(outcome.duration_ms, 1)),
-        verdict="delivered" if good else "retry",
+        verdict="delivered" if _good(outcome) else "retry",
         error=outcome.detail or otherwise,
     )

@@ -8,6 +8,7 @@ import json
 import httpx
 from redis.exceptions import RedisError
 
+from relay import tracing
 from relay.cli.options import read_settings
 from relay.errors import RelayError
 from relay.settings import Settings
@@ -42,11 +43,21 @@ async def _findings(settings: Settings) -> list[Finding]:
         found.append((False, "RELAY_MASTER_KEYS is not set: `relay keys master` makes one"))
     if settings.admin_key is None:
         found.append((False, "RELAY_ADMIN_KEY is not set: only `relay retailers` and `relay keys` can provision"))
+    if settings.tracing:
+        found.append(_of_tracing())
     if settings.redis_url is None:
         found.append((True, "RELAY_REDIS_URL is not set: `relay up` uses the embedded store"))
     else:
         found += await _of_redis(settings, settings.redis_url)
     return [*found, await of_upstream(settings)]
+
+
+def _of_tracing() -> Finding:
+    try:
+        tracing.require()
+    except RelayError as error:
+        return False, error.detail
+    return True, "RELAY_TRACING=1: OpenTelemetry is installed"
 
 
 async def _of_redis(settings: Settings, url: str) -> list[Finding]:

@@ -82,6 +82,7 @@ async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIte
         audit=AuditLog(db),
         limits=Limits(db, per_key=settings.api_rate, per_retailer=settings.api_rate_retailer),
         pressure=pressure,
+        tracing=tracing,
     )
     watching: asyncio.Task[None] | None = None
     try:
@@ -91,7 +92,7 @@ async def open_api(settings: Settings, vitals: Vitals | None = None) -> AsyncIte
         await arms.set_rate(keys.SHARED_CREDENTIAL, settings.upstream_budget)
         watching = asyncio.create_task(watch.run())
         async with vitals.watching(db):
-            yield create_app(deps, vitals, tracing)
+            yield create_app(deps, vitals)
     finally:
         watch.stop()
         if watching is not None:

@@ -18,6 +18,7 @@ from relay.store.deliveries import ON_REQUEST, Deliveries, Folded, LaneEntry, Ow
 from relay.store.log import Entry, Log, ordinal
 from relay.store.orders import Orders
 from relay.store.recoveries import MOST_OUTSTANDING, Recoveries, Recovery
+from relay.tracing import OFF, Tracing
 
 #: Events that one step of a recovery looks at.
 STEP = 100
@@ -46,12 +47,22 @@ class Stores:
 class Aside:
     """One for a subscription under lease. `recovery_rate`: events a second that a recovery sends again."""
 
-    def __init__(self, owned: Owned, stores: Stores, sender: Sender, *, clock: Clock, recovery_rate: int) -> None:
+    def __init__(
+        self,
+        owned: Owned,
+        stores: Stores,
+        sender: Sender,
+        *,
+        clock: Clock,
+        recovery_rate: int,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._owned = owned
         self._stores = stores
         self._sender = sender
         self._clock = clock
         self._rate = recovery_rate
+        self._tracing = tracing
         self._stepped = time.monotonic()
         self._allowance = 1.0
 
@@ -199,10 +210,14 @@ class Aside:
         waiting += [] if unsettled is None else [unsettled]
         now_ms = self._clock.now_ms()
         event = events.heartbeat(one, max([highest, *waiting]), min(waiting, default=None), now_ms=now_ms)
-        message = Message(event.id, event.body, 0, 1)
-        outcome = await self._sender.post(
-            target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
-        )
+        about: dict[str, str | int] = {"retailer_id": self._owned.retailer_id, "subscription_id": one, "attempt": 1}
+        with self._tracing.attempt("", event_id=event.id, event_type=event.type, **about) as span:
+            message = Message(event.id, event.body, 0, 1, traceparent=span.traceparent)
+            outcome = await self._sender.post(
+                target.url, message, keys=target.keyring.live(now_ms), headers=target.headers, now_s=now_ms // 1000
+            )
+            well = outcome.status is not None and 200 <= outcome.status < 300
+            span.tell(outcome=outcome.kind, status=outcome.status, well=well)
         structlog.get_logger("relay.delivering").info(
             "delivery.heartbeat", subscription_id=one, outcome=outcome.kind, status=outcome.status
         )

@@ -39,7 +39,7 @@ class Gate:
         self.tat_ms = tat_ms
         self.probe: LaneId | None = None
         #: What was committed before this moment may have waited for the endpoint itself, and not for us.
-        self.held_ms = max(health.hold_ms, int(tat_ms))
+        self.held_ms = max(health.hold_ms, health.reopened_ms, int(tat_ms))
         self._limits = limits
         self._schedule = schedule
         self._dice = dice

@@ -105,7 +105,7 @@ class DeliverPump:
         if owned.flying:
             metrics.redeliveries.labels("crash" if owned.taken else "drain").inc(owned.flying)
         rate, sender = self._limits.recovery_rate, self._others.get(owned.retailer_id, self._sender)
-        aside = Aside(owned, self._stores, sender, clock=self._clock, recovery_rate=rate)
+        aside = Aside(owned, self._stores, sender, clock=self._clock, recovery_rate=rate, tracing=self._tracing)
         runner = Runner(
             *(owned, self._stores.deliveries, sender, aside, self._places),
             clock=self._clock,

@@ -33,7 +33,8 @@ class Health:
 
     `lanes` are the different lanes that failed since then, at most OPEN_AFTER. `since_ms` is the first failure since
     then. `hold_ms`: nothing is sent before (Redis time). `told`: the retailer was told that it is failing;
-    `mourned_ms`: when it was last told of an event that was given up.
+    `mourned_ms`: when it was last told of an event that was given up. `reopened_ms`: when a success last closed its
+    circuit: what is older waited for the endpoint, however long its backlog takes.
     """
 
     circuit: Circuit = "closed"
@@ -44,6 +45,7 @@ class Health:
     hold_ms: int = 0
     told: bool = False
     mourned_ms: int = 0
+    reopened_ms: int = 0
 
     @property
     def doubtful(self) -> bool:
@@ -54,9 +56,12 @@ class Health:
 def succeeded(health: Health, *, now_ms: int) -> Health:
     """After a 2xx: the circuit is closed and the clock of failure cleared. A pause that the endpoint asked for
     stays."""
-    if health.circuit == "closed" and health.hold_ms > now_ms:
-        return Health(hold_ms=health.hold_ms, throttles=health.throttles, mourned_ms=health.mourned_ms)
-    return Health(mourned_ms=health.mourned_ms)
+    kept = Health(mourned_ms=health.mourned_ms, reopened_ms=health.reopened_ms)
+    if health.circuit != "closed":
+        return replace(kept, reopened_ms=now_ms)
+    if health.hold_ms > now_ms:
+        return replace(kept, hold_ms=health.hold_ms, throttles=health.throttles)
+    return kept
 
 
 def failed(

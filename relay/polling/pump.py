@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import structlog
 import xxhash
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Gauge
 
-from relay import metrics
+from relay import labels, metrics
 from relay.access import AccessRefused
 from relay.clock import Clock
 from relay.errors import STORE_FULL, StoreUnavailable
@@ -107,7 +107,6 @@ class PollPump:
         self._pressure = pressure or Pressure()
         self.concurrency = concurrency or Concurrency(limits.concurrency)
         self._tracing = tracing
-        self._durations: dict[Resource, Histogram] = {}
         self._successes: dict[Resource, Gauge] = {}
         planner = planner or Planner(arms, policy)
         self._settler = Settler(arms, planner)
@@ -211,7 +210,7 @@ class PollPump:
                 self._pressure.refused()
             log.warning("poll.store_unavailable", error=error.detail)
         except Exception:
-            metrics.polls.labels(arm.resource.value, "failed").inc()
+            metrics.polls.labels(labels.labelled(arm.resource.value), "failed").inc()
             log.exception(
                 "poll.failed", retailer_id=arm.retailer_id, order_id=arm.order_id, resource=arm.resource.value
             )
@@ -227,11 +226,14 @@ class PollPump:
             self._verdicts.count(arm, "late")
             self._verdicts.release(arm)
             return
-        metrics.poll_lateness.observe(max(0, started_ms - arm.due_ms) / 1000)
+        late_s = max(0, started_ms - arm.due_ms) / 1000
+        metrics.poll_lateness.observe(late_s)
+        if late_s > labels.LATE:
+            metrics.polls_late.labels(arm.stage.removesuffix("+")).inc()
         fetched = await self._upstream.fetch(
             access, arm.order_id, arm.resource, validator=arm.validator if arm.fingerprint else ""
         )
-        self._timed(arm.resource, fetched.duration_ms / 1000)
+        metrics.poll_duration.observe(fetched.duration_ms / 1000)
         if fetched.refusal is not None:
             await self._refused(arm, access, fetched)
             return
@@ -257,20 +259,15 @@ class PollPump:
         with poll:
             await self._verdicts.observe(arm, reading, fingerprint, fetched.validator, poll)
 
-    # Looking a labelled metric up costs more than setting it; only resources that this upstream has get a series.
-
-    def _timed(self, resource: Resource, seconds: float) -> None:
-        histogram = self._durations.get(resource)
-        if histogram is None:
-            histogram = self._durations[resource] = metrics.poll_duration.labels(resource.value)
-        histogram.observe(seconds)
-
     def _good(self, arm: ClaimedArm) -> None:
+        """Looking a labelled metric up costs more than setting it; only resources that this upstream has get a
+        series."""
         if arm.retailer_id == keys.CANARY:
             return  # its upstream is our own, which answers while the real one is away
         gauge = self._successes.get(arm.resource)
         if gauge is None:
-            gauge = self._successes[arm.resource] = metrics.poll_last_success.labels(arm.resource.value)
+            gauge = metrics.poll_last_success.labels(labels.labelled(arm.resource.value))
+            self._successes[arm.resource] = gauge
         gauge.set(time.time())
 
     async def _turn_of(self, arm: ClaimedArm) -> int | None:

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Histogram
 
-from relay import metrics
+from relay import labels, metrics
 from relay.clock import Clock
 from relay.model import lifecycle
 from relay.model.cadence import stage_of
@@ -168,7 +168,7 @@ class Verdicts:
         facts = [event.type for event in step.events if not event.type.startswith("order.tracking_")]
         if not arm.read_at_ms or not step.state.started or arm.retailer_id == keys.CANARY:
             return
-        metrics.changes.labels(arm.resource.value).inc(len(facts))
+        metrics.changes.labels(labels.labelled(arm.resource.value)).inc(len(facts))
         times, told = happened(reading, len(facts), arm.read_at_ms)
         self._planner.read(arm, reading.started_ms, times, sum(map(self._policy.cadence.weight, facts)))
         stage = arm.stage.removesuffix("+")
@@ -269,7 +269,8 @@ class Verdicts:
         self.tally[outcome] += 1
         counter = self._counters.get((arm.resource, outcome))
         if counter is None:  # looking a labelled counter up costs more than all the rest of an unchanged poll's books
-            counter = self._counters[arm.resource, outcome] = metrics.polls.labels(arm.resource.value, outcome)
+            counter = metrics.polls.labels(labels.labelled(arm.resource.value), outcome)
+            self._counters[arm.resource, outcome] = counter
         counter.inc()
 
 

@@ -57,10 +57,13 @@ class Summary:
 
 @dataclass(slots=True)
 class Polling:
-    """All credentials together. `budget`: requests a second of those that have a limit; `idle`: with some of them polls
-    are overdue while the budget is not spent; `oldest_s`: how long the most overdue poll has been due."""
+    """All credentials together. `budget`: requests a second of those that have a limit, and `remaining` what refusals
+    left of them; `least`: the share of its rate that the credential keeps which was slowed down most. `idle`: with some
+    of them polls are overdue while the budget is not spent; `oldest_s`: how long the most overdue poll has been due."""
 
     budget: float = 0.0
+    remaining: float = 0.0
+    least: float = 1.0
     idle: bool = False
     credentials: Counter[str] = field(default_factory=Counter)
     active: int = 0
@@ -87,13 +90,21 @@ class _Budget:
     def state(self, now_ms: int) -> str:
         if self.mint_ms > now_ms:
             return "refused" if self.why == "credential_refused" else "token_endpoint"
-        return "paused" if self.gate_ms > now_ms else "ok"
+        if self.gate_ms > now_ms:
+            return "paused"
+        return "ok" if self.share(now_ms) == 1 else "slowed"
+
+    def share(self, now_ms: int) -> float:
+        """What upstream's refusals left of its rate (allowed_rate in prelude.lua), from 0 to 1."""
+        if self.gate_ms > now_ms:
+            return 0.0
+        return min(1.0, self.cut + 0.002 * (now_ms - self.cut_ms) / 1000)
 
     def unspent(self, now_ms: int) -> bool:
         """Whether more could have been asked in the last second."""
         if self.rate <= 0 or self.gate_ms > now_ms or self.mint_ms > now_ms or self.tat_ms >= now_ms:
             return False
-        allowed = SPEND * self.rate * min(1.0, self.cut + 0.002 * (now_ms - self.cut_ms) / 1000)
+        allowed = SPEND * self.rate * self.share(now_ms)
         this = now_ms // 1000
         spent = self.last if self.second == this else self.count if self.second == this - 1 else 0
         return spent < _SPENT * allowed - 1 or self.tat_ms <= now_ms - max(1000, 2000 / max(allowed, 0.001))
@@ -126,7 +137,7 @@ class Backlog:
         """What is due, and what budgets are there for it."""
         now_ms = await self._db.now_ms()
         found = Polling(suspended=int(await self._db.run("SCARD", keys.SUSPENDED)))
-        found.budget = await self._budgets()
+        found.budget = found.remaining = await self._budgets()
         credentials = [raw.decode() for raw in await self._db.run("ZRANGE", keys.CREDENTIALS, 0, -1)]
         orders = 0
         for some in _chunks(credentials):
@@ -142,6 +153,9 @@ class Backlog:
                 orders += int(load or 0)
                 budget = _read_budget(raw)
                 found.credentials[budget.state(now_ms)] += 1
+                share = budget.share(now_ms)
+                found.remaining -= (1 - share) * budget.rate
+                found.least = min(found.least, share)
                 overdue_ms = await self._overdue(found, one, [raw_pool.decode() for raw_pool in pools], now_ms)
                 found.idle = found.idle or (overdue_ms > _PATIENCE_MS and budget.unspent(now_ms))
         found.active = max(0, orders - found.suspended)

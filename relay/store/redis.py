@@ -22,7 +22,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from relay import metrics
+from relay import labels, metrics
 from relay.errors import STORE_FULL, StoreUnavailable
 from relay.store.connecting import Security
 from relay.store.connecting import open_client as open_client
@@ -60,7 +60,7 @@ class Db:
         self._scripts: dict[str, Script] = {}
         self._kinds = {
             kind: (metrics.redis_round_trips.labels(kind), metrics.redis_duration.labels(kind))
-            for kind in metrics.REDIS_KINDS
+            for kind in labels.REDIS_KINDS
         }
 
     async def _ask(self, kind: str, answer: Awaitable[Any]) -> Any:

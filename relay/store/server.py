@@ -12,6 +12,7 @@ from relay.store.redis import Db
 
 #: Commands and their options are those of this version.
 OLDEST = (7, 0)
+_SCRIPTS = frozenset({"eval", "evalsha"})
 _REPLICA = re.compile(r"slave\d+")
 
 
@@ -69,6 +70,40 @@ async def read(db: Db) -> Server:
         return parse(await db.run("INFO"))
     except ResponseError as error:
         raise InvalidSettings(f"Redis refuses INFO, by which it is checked: {error}", code="redis_unsafe") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What Redis has done since its start: how many commands, for how long its main thread worked (seconds), and of
+    each command how often it ran and how long that took (microseconds)."""
+
+    commands: int
+    cpu_s: float
+    times: Mapping[str, tuple[int, int]]
+
+    def slowest_since(self, before: "Work") -> dict[str, float]:
+        """Mean time (seconds) of a script, and of the slowest other command, since then; 0 where nothing ran."""
+        slowest = {"script": 0.0, "command": 0.0}
+        for name, (calls, took) in self.times.items():
+            calls_before, took_before = before.times.get(name, (0, 0))
+            if calls < calls_before:  # it was restarted
+                calls_before = took_before = 0
+            kind = "script" if name in _SCRIPTS else "command"
+            if calls > calls_before:
+                slowest[kind] = max(slowest[kind], (took - took_before) / (calls - calls_before) / 1e6)
+        return slowest
+
+
+async def read_work(db: Db) -> Work:
+    """Raises StoreUnavailable."""
+    stats, cpu, commands = await db.run_many([["INFO", "stats"], ["INFO", "cpu"], ["INFO", "commandstats"]])
+    main = [cpu.get(f"used_cpu_{part}_main_thread", cpu.get(f"used_cpu_{part}", 0)) for part in ("user", "sys")]
+    times = {
+        name.removeprefix("cmdstat_"): (int(one["calls"]), int(one["usec"]))
+        for name, one in commands.items()
+        if isinstance(one, Mapping)
+    }
+    return Work(int(stats.get("total_commands_processed", 0)), sum(map(float, main)), times)
 
 
 def findings(server: Server) -> list[tuple[str, bool, str]]:

@@ -18,6 +18,7 @@ The hash `sub:S`:
   deliver pump's
 """
 
+import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ _json = msgspec.json.Encoder()
 MOST = 50
 
 
+#: Fields of a configuration that are stored by themselves.
+_APART = frozenset({"event_types", "enabled", "headers"})
+
 Backlog = Literal["all", "latest", "skip"]
 
 
@@ -61,17 +65,13 @@ class Configuration:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def document(self) -> JsonObject:
-        """The part that is stored as plain JSON."""
-        return {
-            "url": self.url,
-            "description": self.description,
-            "payload": self.payload,
-            "ordering": self.ordering,
-            "backlog": self.backlog,
-            "max_in_flight": self.max_in_flight,
-            "rate_limit": self.rate_limit,
-            "heartbeat_seconds": self.heartbeat_seconds,
-        }
+        """The part that is stored as plain JSON. What is as it is by default is left out: there are many of these."""
+        chosen = (
+            (one.name, getattr(self, one.name), one.default)
+            for one in dataclasses.fields(self)
+            if one.name not in _APART
+        )
+        return {name: value for name, value, default in chosen if value != default}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from relay.embedded import EmbeddedStore
+from tests.support import acl
 
 
 @pytest.fixture(scope="session")
 def store_url() -> Iterator[str]:
     with EmbeddedStore() as store:
-        yield store.url
+        url = acl.restricted(store.url)
+        yield url
+        assert acl.refused(url) == [], "deploy/redis/acl.conf does not allow what was asked"

@@ -38,6 +38,7 @@ from relay.store.retailers import Retailers
 from relay.store.subscriptions import Subscriptions
 from relay.tracing import OFF, Tracing
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support import acl
 from tests.support.names import Names
 
 T = TypeVar("T")
@@ -151,7 +152,8 @@ def driven(
     async def main() -> None:
         db = Db(open_client(url))
         try:
-            await db.run("FLUSHALL")
+            with acl.admin(url) as admin:
+                admin.flushall()
             vault = Vault(parse_master_keys(MASTER))
             actions = RecordedActions()
             guard = Guard(allow, resolver or Names({}))
@@ -174,8 +176,9 @@ def driven(
                 pauses=Pauses(db),
                 audit=AuditLog(db),
                 limits=Limits(db, per_key=settings.api_rate, per_retailer=settings.api_rate_retailer),
+                tracing=tracing,
             )
-            app = create_app(deps, tracing=tracing)
+            app = create_app(deps)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
                 await test(Relay(db, deps, app, actions, client))

@@ -65,7 +65,7 @@ def test_refusals_are_told_too(store_url: str) -> None:
         retailer_id, key = await relay.retailer()
         weak = await relay.ask("POST", f"/v1/retailers/{retailer_id}/keys", {"scopes": ["orders:read"]}, key=ADMIN)
         await relay.ask("POST", "/v1/subscriptions", {"url": "https://169.254.169.254/latest"}, key=key)
-        await relay.ask("POST", "/v1/subscriptions", {"url": "https://user:pw@[::1"}, key=key)
+        await relay.ask("POST", "/v1/subscriptions", {"url": "https://user:planted-password@[::1"}, key=key)
         await relay.ask("GET", "/v1/subscriptions", key=weak.json()["key"])
         await relay.ask("POST", "/v1/retailers", {"name": "Mine"}, key=key)
         await relay.ask("GET", "/v1/orders/none", key=key)
@@ -81,7 +81,7 @@ def test_refusals_are_told_too(store_url: str) -> None:
         assert log[3]["details"]["url"] == "https://169.254.169.254/latest"
         assert log[1]["object_id"] == "listSubscriptions"
         assert log[1]["key_id"] == weak.json()["id"]
-        assert "pw" not in str(log)
+        assert "planted-password" not in str(log)
 
     driven(store_url, test)
 

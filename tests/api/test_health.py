@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,10 +19,12 @@ from relay.api.app import create_app
 from relay.api.observability import PROBES, Front
 from relay.embedded import EmbeddedStore
 from relay.serving import serve
+from relay.store import keys
 from relay.store.redis import Db, open_client
 from relay.vault import generate_master_key
 from relay.vitals import LATEST, TICK, Vitals
 from tests.api.support import Relay, driven
+from tests.support import acl
 from tests.support.readings import Since, gauge
 from tests.support.rig import eventually
 from workers.health import health_app
@@ -118,7 +121,7 @@ def test_a_redis_that_hangs_is_away_and_takes_no_process_out(store_url: str, mon
     async def main() -> None:
         held = asyncio.Event()
         held.set()
-        redis = store_url.removeprefix("unix://")
+        redis = urlsplit(store_url).path
 
         async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             """Every byte to Redis and back, while it is not held."""
@@ -133,7 +136,8 @@ def test_a_redis_that_hangs_is_away_and_takes_no_process_out(store_url: str, mon
             await asyncio.gather(pass_on(reader, back), pass_on(to, writer), return_exceptions=True)
 
         server = await asyncio.start_server(between, "127.0.0.1", 0)
-        db = Db(open_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        port = server.sockets[0].getsockname()[1]
+        db = Db(open_client(f"redis://{urlsplit(store_url).netloc}127.0.0.1:{port}"))
         vitals = Vitals(db, most_in_flight=1)
         async with vitals.watching(db):
             assert await vitals.ready()
@@ -178,7 +182,7 @@ def test_redis_is_up_and_its_pool_is_told(store_url: str) -> None:
         vitals = Vitals()
         async with vitals.watching(db):
             await eventually(lambda: gauge("redis_up") == 1)
-            blocked = asyncio.create_task(db.block_on(["nobody-rings"], 1.0))
+            blocked = asyncio.create_task(db.block_on([f"{keys.PREFIX}nobody-rings"], 1.0))
             await eventually(lambda: gauge("redis_pool_in_use") == 1)
             assert (gauge("redis_pool_max") or 0) >= 1
             await blocked
@@ -361,9 +365,8 @@ def test_sigterm_ends_readiness_at_once_and_lets_what_is_in_flight_end(
     store_url: str, unused_port: int, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        db = Db(open_client(store_url))
-        await db.run("FLUSHALL")
-        await db.aclose()
+        with acl.admin(store_url) as admin:
+            admin.flushall()
         with running(store_url, unused_port, tmp_path / "log") as process:
             assert await eventually(lambda: _is(process, "/readyz", 200), within=40)
             # A body that comes slowly keeps a request in flight.

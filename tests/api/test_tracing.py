@@ -3,7 +3,10 @@
 from opentelemetry.trace import SpanKind, StatusCode
 
 from relay.model.orders import RetailerId
+from relay.model.targets import Allow
 from tests.api.support import ADMIN, Relay, driven
+from tests.support.endpoint import Endpoint
+from tests.support.rig import serving
 from tests.support.traces import Traced, told, trace_of, traceparent
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -72,3 +75,31 @@ def test_a_defect_is_an_error_without_its_words(store_url: str) -> None:
         assert not span.events
 
     driven(store_url, test, tracing=traced.tracing)
+
+
+def test_a_test_event_is_an_attempt_below_its_request(store_url: str) -> None:
+    traced, endpoint = Traced(receivers=True), Endpoint(lambda body: (204, {}))
+
+    async def test(relay: Relay) -> None:
+        async with serving(endpoint) as url:
+            retailer_id, key = await relay.retailer()
+            made = (await relay.ask("POST", "/v1/subscriptions", {"url": f"{url}/hook"}, key=key)).json()
+            path = f"/v1/subscriptions/{made['id']}/test"
+            sent = await relay.ask("POST", path, {"event_type": "order.status_changed"}, key=key)
+
+            attempt, request = traced.spans[-2:]
+            assert (attempt.name, request.name) == ("attempt", "request /v1/subscriptions/{subscription_id}/test")
+            assert attempt.parent is not None
+            assert (attempt.parent.span_id, trace_of(attempt)) == (request.context.span_id, trace_of(request))
+            assert told(attempt) == {
+                "relay.retailer_id": retailer_id,
+                "relay.subscription_id": made["id"],
+                "relay.event_id": sent.json()["event_id"],
+                "relay.event_type": "order.status_changed",
+                "relay.attempt": 1,
+                "relay.outcome": "answered",
+                "http.response.status_code": 204,
+            }
+            assert endpoint.headers[-1]["traceparent"] == traceparent(attempt)
+
+    driven(store_url, test, allow=Allow.parse(["127.0.0.0/8"], http=True), tracing=traced.tracing)

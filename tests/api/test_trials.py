@@ -24,7 +24,7 @@ async def _subscribed(shop: Shop, path: str = "hook", **fields: Any) -> dict[str
 
 
 async def _unpause(shop: Shop) -> None:
-    for name in await shop.rig.db.run("KEYS", f"{keys.PREFIX}pause:*"):
+    for name in await shop.rig.admin.run("KEYS", f"{keys.PREFIX}pause:*"):
         await shop.rig.db.run("DEL", name)
 
 
@@ -92,7 +92,7 @@ def test_one_in_twenty_seconds_for_a_subscription_and_for_a_host_over_all_retail
             assert unknown.json()["errors"][0]["pointer"] == "/event_type"
             assert len(endpoint.bodies) == 1
             assert all(
-                str(shop.rig.retailer_id) not in raw.decode() for raw in await shop.rig.db.run("KEYS", "*pause*")
+                str(shop.rig.retailer_id) not in raw.decode() for raw in await shop.rig.admin.run("KEYS", "*pause*")
             )
 
     run(main())

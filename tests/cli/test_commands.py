@@ -20,6 +20,7 @@ from relay.settings import load
 from relay.store import keys
 from relay.store.redis import Db, open_client
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support import acl
 from tests.support.rig import Answer, Answers, eventually, open_rig, serving
 
 COMMANDS = (
@@ -174,7 +175,7 @@ def test_check_finds_what_would_stop_a_process(
         return {text: ok for ok, text in json.loads(capsys.readouterr().out)["findings"]}
 
     async def tell(*commands: tuple[str | bytes | int, ...]) -> None:
-        db = Db(open_client(redis_url))
+        db = Db(open_client(acl.admin_url(redis_url)))
         for command in commands:
             await db.run(*command)
         await db.aclose()

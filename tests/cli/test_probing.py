@@ -40,7 +40,7 @@ def test_ready(redis_url: str, tmp_path: Path) -> None:
 
 
 def test_not_ready_is_no(unused_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(probing, "READY_WITHIN", 0.1)
+    monkeypatch.setattr(probing, "READY_WITHIN", 2.0)
 
     assert main(["probe", "ready", "--api-url", f"http://127.0.0.1:{unused_port}"]) == 1
     assert capsys.readouterr().err == f"relay probe: http://127.0.0.1:{unused_port} is not ready: ConnectError\n"

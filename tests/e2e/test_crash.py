@@ -105,7 +105,7 @@ def test_the_loss_of_every_key_of_arq_stops_nothing(tmp_path: Path) -> None:
             scene.workers.start()
             for _ in range(3):
                 await eventually(_more_receipts(scene), within=25)
-                names = await scene.rig.db.run("KEYS", "arq:*")
+                names = await scene.rig.admin.run("KEYS", "arq:*")
                 if names:
                     await scene.rig.db.run("DEL", *names)
             await eventually(scene.ended, within=60)

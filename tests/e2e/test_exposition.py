@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Coroutine, Sequence
@@ -19,14 +18,18 @@ from relay.model.orders import OrderId
 from relay.model.signing import Secret
 from relay.simulator.app import Simulator, SimulatorConfig
 from relay.store.order_records import Registration, UserToken
+from relay.store.orders import Orders
 from relay.store.retailers import Retailers
 from relay.store.subscriptions import Configuration
+from relay.upstream.connect import Connect
+from relay.upstream.specification import Specification
 from relay.vault import generate_master_key
 from tests.support.readings import Scrape, scrape
 from tests.support.rig import Rig, eventually, open_rig
-from tests.support.workers import Workers
+from tests.support.workers import Workers, unused_ports
 
 RETAILERS = 500
+REQUIRED = {"specification": Specification.required, "connect": Connect.required}
 ADMIN = "an-operators-key-of-the-tests"
 
 
@@ -34,18 +37,10 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 280))
 
 
-def ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on at the moment."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return found
-
-
-async def people(rig: Rig, orders: Sequence[str]) -> list[str]:
+async def people(rig: Rig, orders: Sequence[str], dialect: str) -> list[str]:
     """Many retailers, each with an order and a subscription."""
     retailers = Retailers(rig.db, rig.vault)
+    store = Orders(rig.db, rig.vault, REQUIRED[dialect])
     ids: list[str] = []
     secret = Secret(os.urandom(32))
     rig.receiver.secrets.append(secret)
@@ -54,7 +49,7 @@ async def people(rig: Rig, orders: Sequence[str]) -> list[str]:
         url = f"{rig.receiver_url}/hook-{number}"
         await rig.subscriptions.create(made.id, Configuration(url=url), keyring=Keyring.new(secret), start="0-0")
         wanted = Registration(OrderId(orders[number]), None, UserToken("good-token"))
-        await rig.orders.register(made.id, [wanted], credential="shared")
+        await store.register(made.id, [wanted], credential="shared")
         ids.append(made.id)
     return ids
 
@@ -96,19 +91,25 @@ def check(found: Scrape, role: str, most: int, names: list[str]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_five_hundred_retailers_leave_no_trace_in_the_series(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", ["specification", "connect"])
+def test_five_hundred_retailers_leave_no_trace_in_the_series(tmp_path: Path, dialect: str) -> None:
+    """The live dialect has twice as many resources, and here the canary is on beside it: as much as there can be."""
+
     async def main() -> None:
-        simulator = Simulator(SimulatorConfig(orders=RETAILERS, speed=600, static_token="good-token"))
+        config = SimulatorConfig(orders=RETAILERS, speed=600, static_token="good-token", dialect=dialect)
+        simulator = Simulator(config)
         master_keys = generate_master_key("scene")
         with EmbeddedStore(tmp_path / "store") as store:
             async with open_rig(store.url, simulator.app, master_keys=master_keys) as rig:
+                at = dict(zip(("poll", "deliver", "maintain", "api", "canary"), unused_ports(5), strict=True))
                 settings = {"poll_scale": "0.02", "poll_floor": "1s", "upstream_budget": "200"}
+                settings |= {"upstream_dialect": dialect, "canary_every": "2s", "canary_port": str(at.pop("canary"))}
+                settings |= {"canary": "1", "upstream_location": "1"} if dialect == "connect" else {}
                 workers = Workers(store.url, master_keys, rig.upstream_url, tmp_path / "workers.log", **settings)
                 orders = list(simulator.world.orders)
-                retailers = await people(rig, orders)
+                retailers = await people(rig, orders, dialect)
                 names = [*retailers, *orders, rig.receiver_url, "hook-", "sub_", "evt_", ADMIN]
                 try:
-                    at = dict(zip(("poll", "deliver", "maintain", "api"), ports(4), strict=True))
                     api(workers, at["api"])
                     await until(at["api"], "relay_redis_up", 1)
                     for kind in ("poll", "deliver", "maintain"):
@@ -120,6 +121,8 @@ def test_five_hundred_retailers_leave_no_trace_in_the_series(tmp_path: Path) -> 
                     assert backlog.value("relay_ledger_imbalance") == 0
                     assert backlog.value("relay_budget_requests_per_second") == 200
                     assert backlog.value("relay_backlog_sample_errors_total") == 0
+                    if dialect == "connect":
+                        await until(at["maintain"], "relay_canary_last_success_timestamp_seconds", 1)
                     await _knock(at["api"], retailers)
                     for role, port in at.items():
                         check(await scrape(port), role, 600 if role == "api" else 300, names)

@@ -1,6 +1,7 @@
 """Tracing in real processes: what is loaded when it is off and sent when it is on, what is said when it cannot be."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -97,6 +98,17 @@ def test_without_the_extra_a_process_says_what_to_install(
     assert ended.returncode == 2, ended.stderr
     assert "pip install 'post-checkout-relay[tracing]'" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "relay", "check", "--json"],
+        env=given | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    (wrong,) = [text for ok, text in json.loads(checked.stdout)["findings"] if not ok and "RELAY_TRACING" in text]
+    assert "pip install 'post-checkout-relay[tracing]'" in wrong
 
 
 @pytest.mark.parametrize(

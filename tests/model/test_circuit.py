@@ -87,7 +87,11 @@ def test_what_was_in_flight_when_it_opened_is_no_probe() -> None:
 
 
 def test_a_success_closes_it_and_forgets() -> None:
-    assert succeeded(probing(opened()), now_ms=10) == Health()
+    again = succeeded(probing(opened()), now_ms=10)
+
+    assert again == Health(reopened_ms=10)
+    assert succeeded(again, now_ms=20) == again
+    assert succeeded(fail(again, "o-1", now_ms=20), now_ms=30) == again
 
 
 @pytest.mark.parametrize("status", sorted(OVERLOADED))

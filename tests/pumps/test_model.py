@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
     async def _begin(self) -> None:
         self.endpoint = Endpoint(self._answer)
         self.rig = await self.stack.enter_async_context(open_rig(self.redis_url, self.endpoint))
-        await self.rig.db.run("FLUSHALL")
+        await self.rig.admin.run("FLUSHALL")
         self.endpoint.inner = self.rig.receiver
         subscription = await self.rig.subscribe(url=f"{self.rig.upstream_url}/hook")
         self.id = subscription.id

@@ -213,16 +213,16 @@ def test_an_order_that_lost_its_end_comes_to_it_again(redis_url: str) -> None:
             rig.poll()
             await eventually(rig.events)
             await rig.stop()
-            kept = {name: await rig.db.run("DUMP", name) for name in await rig.db.run("KEYS", "*")}
+            kept = {name: await rig.admin.run("DUMP", name) for name in await rig.admin.run("KEYS", "*")}
             upstream.handling = Answer({"order_id": "o-1", "status": "delivered"})
             upstream.items = Answer({"items": [{"id": "i-2", "quantity": 1, "status": "found"}]})
             rig.poll()
             await eventually(lambda: _has(rig, "order.tracking_ended"))
             await rig.stop()
 
-            await rig.db.run("FLUSHALL")
+            await rig.admin.run("FLUSHALL")
             for name, value in kept.items():
-                await rig.db.run("RESTORE", name, 0, value)
+                await rig.admin.run("RESTORE", name, 0, value)
             assert (await rig.state()).tracking is Tracking.ACTIVE
             upstream.messages = Answer({"messages": [], "metadata": {"is_expired": True}})
             pump = rig.poll()

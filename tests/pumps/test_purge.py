@@ -109,11 +109,11 @@ def test_nothing_of_a_purged_order_is_left_anywhere(redis_url: str) -> None:
                 await eventually(lambda: circuit_is(rig, alone.id, "open"))
                 await StoredTokens(rig.db, rig.vault).put("shared", "planted-user", b"planted-minted", ttl_s=900)
 
-                kept = await places(rig.db, "planted")
+                kept = await places(rig.admin, "planted")
                 assert {key.split(":")[3] for key in kept} >= {"log", "order", "att"}
                 await purge(rig, "o-1")
 
-                assert await places(rig.db, "planted") == []
+                assert await places(rig.admin, "planted") == []
                 assert await rig.db.run("EXISTS", keys.token("shared", "planted-user")) == 0
                 echo.mended = True
                 for one in (parked, alone, disabled):
@@ -123,7 +123,7 @@ def test_nothing_of_a_purged_order_is_left_anywhere(redis_url: str) -> None:
                 await eventually(rig.idle)
 
                 assert await eventually(rig.balanced)
-                assert await places(rig.db, "planted") == []
+                assert await places(rig.admin, "planted") == []
                 assert received(rig, "o-1") == [1, 2, 3, 4]
                 last = rig.receipts[-1].event if "o-1" in str(rig.receipts[-1].event) else None
                 ends = [r.event for r in rig.receipts if r.event["type"] == "order.tracking_ended"]
@@ -168,7 +168,7 @@ def test_an_event_that_is_on_its_way_while_its_order_is_purged_leaves_nothing_be
                 go_on.set()
 
                 await eventually(lambda: _settled(rig, subscription))
-                assert await places(rig.db, "planted") == []
+                assert await places(rig.admin, "planted") == []
                 assert await eventually(rig.balanced)
 
     run(main())
@@ -209,7 +209,7 @@ def test_folded_snapshots_and_dead_letters_go_too(redis_url: str) -> None:
 
 
 async def _nothing(rig: Rig) -> bool:
-    return await places(rig.db, "planted") == []
+    return await places(rig.admin, "planted") == []
 
 
 def test_the_api_says_gone_and_forgets_its_answers(redis_url: str) -> None:
@@ -225,7 +225,7 @@ def test_the_api_says_gone_and_forgets_its_answers(redis_url: str) -> None:
             answer = await shop.ask("DELETE", "/v1/orders/o-1?purge=true")
 
             assert answer.json() == {"order_id": "o-1", "tracking": "ended", "purged": True}
-            assert await rig.db.run("KEYS", f"{keys.PREFIX}idem:*") == []
+            assert await rig.admin.run("KEYS", f"{keys.PREFIX}idem:*") == []
             assert await _nothing(rig)
             got = await shop.ask("GET", f"/v1/events/{first}")
             again = await shop.ask("POST", f"/v1/events/{first}/redeliver", {"subscription_id": subscription.id})
@@ -250,7 +250,7 @@ def test_an_order_whose_state_retention_took_can_still_be_purged(redis_url: str)
         async with open_rig(redis_url) as rig:
             await told(rig, "o-1", "picking")
             await rig.orders.erase(rig.retailer_id, OrderId("o-1"))
-            assert await places(rig.db, "planted")
+            assert await places(rig.admin, "planted")
 
             await purge(rig, "o-1")
 

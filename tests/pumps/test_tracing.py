@@ -23,6 +23,9 @@ ALLOWED = {
 }
 
 
+TYPE, BEAT = "relay.event_type", "webhook.heartbeat"
+
+
 async def told_of(rig: Rig, count: int) -> None:
     await eventually(lambda: len(rig.receipts) >= count)
 
@@ -165,7 +168,7 @@ def test_spans_tell_ids_and_outcomes_and_nothing_of_anybody(redis_url: str) -> N
             await told_of(rig, 2)
             await rig.stop()
 
-            assert rig.receipts[-1].event["type"] == "order.tracking_suspended"
+            assert rig.receipts[1].event["type"] == "order.tracking_suspended"
             assert {name for span in traced.spans for name in told(span)} <= ALLOWED
             for span in traced.spans:
                 text = span.to_json()
@@ -333,5 +336,24 @@ def test_a_trace_that_is_none_costs_nothing_but_itself(redis_url: str) -> None:
             await rig.stop()
 
             assert [span.parent for span in traced.named("attempt")] == [None, None]
+
+    run(main())
+
+
+def test_a_heartbeat_is_an_attempt_of_its_own(redis_url: str) -> None:
+    async def main() -> None:
+        traced = Traced(receivers=True)
+        async with open_rig(redis_url) as rig:
+            rig.tracing = traced.tracing
+            subscription = await rig.subscribe(heartbeat_seconds=1)
+            await history(rig, "o-1", 1)
+            rig.deliver()
+            beat, *_ = await eventually(lambda: [s for s in traced.named("attempt") if told(s)[TYPE] == BEAT])
+            await rig.stop()
+            assert beat.parent is None
+            assert set(told(beat)) <= ALLOWED
+            assert told(beat)["relay.subscription_id"] == subscription.id
+            assert told(beat)["relay.outcome"] == "answered"
+            assert told(beat)["http.response.status_code"] == 200
 
     run(main())

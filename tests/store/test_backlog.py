@@ -5,6 +5,8 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from relay.maintaining import MaintainPump
 from relay.model.orders import OrderId, Tracking
 from relay.queue import Ringer, open_pool
@@ -163,6 +165,34 @@ def test_polls_that_are_due_and_budgets_that_lie_idle(redis_url: str) -> None:
     run(main())
 
 
+def test_what_refusals_left_of_a_budget(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            await rig.arms.set_rate("shared", 10)
+            await rig.track("o-1")
+            backlog, pool = Backlog(rig.db), open_pool(redis_url, "maintain")
+            found = await backlog.polling()
+            assert (found.remaining, found.least) == (10, 1)
+
+            assert await rig.arms.throttle("shared", None) == 0
+            found = await backlog.polling()
+            assert found.credentials == {"slowed": 1}
+            assert 0.7 <= found.least < 0.8  # it grows back by 0.002 a second
+            assert found.remaining == pytest.approx(10 * found.least)
+            await Sampler(rig.db, Ringer(pool)).sample()
+            assert gauge("upstream_credentials", state="slowed") == 1
+            assert gauge("budget_requests_per_second") == 10
+            assert 7 <= (gauge("budget_remaining_requests_per_second") or 0) < 8
+            assert 0.7 <= (gauge("budget_remaining_ratio") or 0) < 0.8
+
+            assert await rig.arms.throttle("shared", 60) > 0
+            found = await backlog.polling()
+            assert (found.remaining, found.least, found.credentials) == (0, 0, {"paused": 1})
+            await pool.aclose(close_connection_pool=True)
+
+    run(main())
+
+
 def test_suspended_orders_are_told_apart(redis_url: str) -> None:
     async def main() -> None:
         async with open_rig(redis_url) as rig:
@@ -214,7 +244,13 @@ def test_when_redis_is_gone_gauges_stay_and_the_sample_grows_old(redis_url: str,
             await history(rig, "o-1", 3)
             pool = open_pool(redis_url, "maintain")
             since = Since()
-            await Sampler(rig.db, Ringer(pool)).sample()
+            sampler = Sampler(rig.db, Ringer(pool))
+            await sampler.sample()
+            await sampler.sample()
+            assert (gauge("redis_slowest_command_seconds", kind="script") or 0) > 0
+            assert (gauge("redis_slowest_command_seconds", kind="command") or 0) > 0
+            assert (gauge("redis_commands") or 0) > 50
+            assert (gauge("redis_cpu_seconds") or 0) > 0
             sampled = gauge("backlog_sample_timestamp_seconds")
             assert gauge("events_waiting", state="ready") == 3
             assert gauge("log_events") == 3

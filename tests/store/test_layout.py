@@ -7,6 +7,7 @@ import pytest
 from relay.errors import InvalidSettings
 from relay.store import keys, layout
 from relay.store.redis import Db, open_client
+from relay.store.subscriptions import Configuration
 
 
 def _agree(redis_url: str, stored: int | None, reads: tuple[int, int], writes: int) -> int:
@@ -54,3 +55,22 @@ def test_a_format_that_cannot_be_read_is_refused_and_left_alone(
     with pytest.raises(InvalidSettings) as refused:
         _agree(redis_url, stored, reads, reads[1])
     assert refused.value.code == code
+
+
+def test_a_subscription_keeps_only_what_was_chosen() -> None:
+    """Its record is held in memory many times, and read by the release before, which knows the same defaults."""
+    plain = Configuration("https://hooks.example.com/relay")
+    chosen = Configuration(
+        *("https://hooks.example.com/relay", ("order.*",), "stock"),
+        payload="thin",
+        ordering="none",
+        backlog="latest",
+        max_in_flight=4,
+        rate_limit=2.5,
+        heartbeat_seconds=60,
+        headers={"authorization": "planted"},
+    )
+
+    assert plain.document() == {"url": plain.url}
+    assert Configuration(headers=chosen.headers, **chosen.document()) == chosen
+    assert len(chosen.document()) == 8

@@ -115,10 +115,10 @@ def test_versions_that_follow_a_lost_commit_are_not_those_that_were_lost(redis_u
             await history(rig, "o-1", 2)
             before = await rig.state("o-1")
             key = keys.order(rig.retailer_id, "o-1")
-            kept = await rig.db.run("DUMP", key)
+            kept = await rig.admin.run("DUMP", key)
             assert await rig.orders.commit(Commit(before, before)) == "ok"
             lost = await rig.state("o-1")
-            await rig.db.run("RESTORE", key, 0, kept, "REPLACE")
+            await rig.admin.run("RESTORE", key, 0, kept, "REPLACE")
             assert await rig.orders.commit(Commit(before, before)) == "ok"
             assert await rig.orders.commit(Commit(lost, lost)) == "conflict"
 
@@ -129,9 +129,9 @@ def test_a_forgotten_script_cache_is_filled_again(redis_url: str) -> None:
     async def main() -> None:
         async with open_rig(redis_url) as rig:
             await rig.track("o-1")
-            await rig.db.run("SCRIPT", "FLUSH")
+            await rig.admin.run("SCRIPT", "FLUSH")
             assert len((await rig.arms.claim(10, lease_ms=40, horizon_ms=100)).arms) == 3
-            await rig.db.run("SCRIPT", "FLUSH")
+            await rig.admin.run("SCRIPT", "FLUSH")
             await rig.track("o-2")
             assert (await rig.state("o-2")).version == 0
 
@@ -195,9 +195,9 @@ def test_progress_that_does_not_follow_what_is_written_is_refused(redis_url: str
                 return await deliveries.record(owned, batch, lease_ms=60_000) is not None
 
             assert await record(mine, 1)
-            kept = await rig.db.run("DUMP", key)
+            kept = await rig.admin.run("DUMP", key)
             assert await record(mine, 2)
-            await rig.db.run("RESTORE", key, 0, kept, "REPLACE")
+            await rig.admin.run("RESTORE", key, 0, kept, "REPLACE")
             assert not await record(mine, 3)
             assert (await rig.accounts())[0].delivered == 1
             assert await record(mine, 2)  # nothing was lost before this one
@@ -212,10 +212,10 @@ def test_no_two_leases_have_one_fence_also_after_a_loss(redis_url: str) -> None:
         async with open_rig(redis_url) as rig:
             await rig.subscribe()
             await history(rig, "o-1", 1)
-            kept = {name: await rig.db.run("DUMP", name) for name in await rig.db.run("KEYS", "*")}
+            kept = {name: await rig.admin.run("DUMP", name) for name in await rig.admin.run("KEYS", "*")}
             (lost,) = await _own(rig, "me")
             for name, value in kept.items():
-                await rig.db.run("RESTORE", name, 0, value, "REPLACE")
+                await rig.admin.run("RESTORE", name, 0, value, "REPLACE")
             now = await rig.db.now_ms()
             await eventually(lambda: _later(rig, now))
             (mine,) = await _own(rig, "me")

@@ -13,10 +13,12 @@ from relay.embedded import EmbeddedStore
 from relay.errors import STORE_FULL, InvalidSettings, StoreUnavailable
 from relay.model.pressure import Pressure
 from relay.queue import open_pool
+from relay.store import keys
 from relay.store.connecting import Security, open_client
 from relay.store.redis import Db
-from relay.store.server import Server, admit, findings, parse, read
+from relay.store.server import Server, Work, admit, findings, parse, read
 from relay.watching import Watch
+from tests.support import acl
 from tests.support.rig import eventually
 
 SENTINEL = "redis+sentinel://app:p%40ss@s1:1,s2/main/3"
@@ -25,7 +27,7 @@ SENTINEL = "redis+sentinel://app:p%40ss@s1:1,s2/main/3"
 @pytest.fixture
 def admin(redis_url: str) -> Iterator[redis.Redis]:
     """Changes the shared server's configuration; the fixture puts it back."""
-    client = redis.Redis.from_url(redis_url)
+    client = acl.admin(redis_url)
     yield client
     for name, value in {"maxmemory": "0", "maxmemory-policy": "noeviction", "appendonly": "yes"}.items():
         client.config_set(name, value)
@@ -106,6 +108,15 @@ def test_a_redis_that_loses_promises_is_refused(
 
     admin.config_set(name, value)
     asyncio.run(main())
+
+
+def test_the_slowest_command_of_a_while() -> None:
+    before = Work(9, 0.1, {"get": (10, 1_000), "evalsha": (5, 5_000), "set": (7, 7_000_000)})
+    after = Work(20, 0.2, {"get": (12, 1_400), "evalsha": (6, 8_000), "set": (7, 7_000_000), "zadd": (1, 50)})
+
+    assert after.slowest_since(before) == {"script": 0.003, "command": 0.0002}
+    assert after.slowest_since(after) == {"script": 0.0, "command": 0.0}
+    assert Work(1, 0.0, {"get": (1, 30)}).slowest_since(before) == {"script": 0.0, "command": 0.00003}  # restarted
 
 
 def test_a_cluster_is_refused_whatever_is_allowed() -> None:
@@ -205,9 +216,9 @@ def test_a_full_redis_has_a_code_of_its_own(redis_url: str, admin: redis.Redis) 
         db = Db(open_client(redis_url))
         try:
             with pytest.raises(StoreUnavailable) as refused:
-                await db.run("SET", "scratch", "1")
+                await db.run("SET", f"{keys.PREFIX}scratch", "1")
             assert refused.value.code == STORE_FULL
-            assert await db.run("GET", "scratch") is None
+            assert await db.run("GET", f"{keys.PREFIX}scratch") is None
         finally:
             await db.aclose()
 
@@ -216,11 +227,9 @@ def test_a_full_redis_has_a_code_of_its_own(redis_url: str, admin: redis.Redis) 
     asyncio.run(main())
 
 
-def test_a_refusal_in_a_pipeline_is_one_and_tells_nothing_of_its_command(
-    redis_url: str,
-) -> None:
+def test_a_refusal_in_a_pipeline_is_one_and_tells_nothing_of_its_command(redis_url: str) -> None:
     async def main() -> None:
-        db = Db(open_client(redis_url))
+        db = Db(open_client(acl.admin_url(redis_url)))
         await db.run("SET", "text", "x")
         await db.run("CONFIG", "SET", "min-replicas-to-write", 1)
         try:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from relay import metrics
+import relay.metrics  # noqa: F401  # which declares them
+from relay import labels
 from relay.declaring import DECLARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -15,9 +16,9 @@ def rows() -> list[str]:
     """The table as it must be."""
     found = list(_HEAD)
     for one in DECLARED:
-        by = "all" if set(one.by) == set(metrics.ROLES) else "workers" if one.by == metrics.PUMPS else ", ".join(one.by)
-        labels = ", ".join(f"`{label}`" for label in one.labels)
-        found.append(f"| `{one.name}` | {one.kind} | {labels} | {one.text} | {by} |")
+        by = "all" if set(one.by) == set(labels.ROLES) else "workers" if one.by == labels.PUMPS else ", ".join(one.by)
+        names = ", ".join(f"`{label}`" for label in one.labels)
+        found.append(f"| `{one.name}` | {one.kind} | {names} | {one.text} | {by} |")
     return found
 
 

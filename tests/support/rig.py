@@ -49,6 +49,7 @@ from relay.upstream.interface import Dialect
 from relay.upstream.specification import Specification
 from relay.upstream.tokens import Credential, Tokens
 from relay.vault import Vault, generate_master_key, parse_master_keys
+from tests.support.acl import admin_url
 from tests.support.budget import WatchedEngine
 
 #: Fast for tests: nothing here waits for real minutes.
@@ -91,9 +92,11 @@ class NoMinting:
 
 @dataclass
 class Rig:
-    """One retailer's relay. `receipts` are the verified first receipts, `folds` what they tell of each order."""
+    """One retailer's relay. `receipts` are the verified first receipts, `folds` what they tell of each order. `db` is
+    the relay's connection, `admin` one for what only a test asks of Redis."""
 
     db: Db
+    admin: Db
     vault: Vault
     upstream_url: str
     receiver_url: str
@@ -219,12 +222,12 @@ async def open_rig(
 ) -> AsyncIterator[Rig]:
     """A rig with its retailer. `upstream` is an ASGI app; `receiver` are options of the receiver."""
     vault = Vault(parse_master_keys(master_keys or generate_master_key("rig")))
-    db = Db(open_client(redis_url))
+    db, admin = Db(open_client(redis_url)), Db(open_client(admin_url(redis_url)))
     engine = WatchedEngine(deadline=deadline)
     witness = Receiver([], **receiver)
     async with serving(upstream or Answers()) as upstream_url, serving(witness) as receiver_url:
         retailer = await Retailers(db, vault).create("Rig", upstream=None, budget=None, limits={})
-        rig = Rig(db, vault, upstream_url, receiver_url, witness, retailer.id, engine)
+        rig = Rig(db, admin, vault, upstream_url, receiver_url, witness, retailer.id, engine)
 
         def receipt(one: Receipt) -> None:
             if one.first:
@@ -245,6 +248,7 @@ async def open_rig(
             await asyncio.gather(*rig.running, return_exceptions=True)
             await engine.aclose()
             await db.aclose()
+            await admin.aclose()
 
 
 @dataclass

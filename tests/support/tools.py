@@ -49,8 +49,8 @@ BESIDE = {"redis-server": ("redis-tools", "libjemalloc2", "liblzf1", "libatomic1
 
 
 def find(name: str) -> str | None:
-    """The program's path: what `make tools` fetched, or what the machine has."""
-    fetched = FOLDER / "bin" / name
+    """The program's path: the one that TOOL_<NAME> names, what `make tools` fetched, or what the machine has."""
+    fetched = Path(os.environ.get(f"TOOL_{name.upper()}") or FOLDER / "bin" / name)
     return str(fetched) if fetched.exists() else shutil.which(name)
 
 

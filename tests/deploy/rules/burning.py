@@ -37,6 +37,7 @@ ROWS = (
 #: By budget: events that the long window must hold, so that a single bad one does not fire.
 FLOORS = {
     0.001: {"1h": 100, "6h": 200, "1d": 400, "3d": 1500},
+    0.005: {"1h": 50, "6h": 50, "1d": 100, "3d": 300},
     0.01: {"1h": 50, "6h": 50, "1d": 50, "3d": 150},
 }
 
@@ -78,6 +79,17 @@ def _by_bucket(name: str, le: str) -> Series:
     }
 
 
+def _within_a_day(scene: Scene, step: int) -> dict[str, str]:
+    """Good ones are delivered; bad ones were first attempted after a day."""
+    first, day = "relay_detected_to_first_attempt_seconds", 'namespace="n", le="86400.0"'
+    good = _counter(scene, step, lambda p: p.good)
+    return {
+        f'{first}_count{{namespace="n"}}': _counter(scene, step, lambda p: p.bad + p.good),
+        f"{first}_bucket{{{day}}}": good,
+        f"relay_detected_to_delivered_seconds_bucket{{{day}}}": good,
+    }
+
+
 class Objective(NamedTuple):
     """`budget`: the share that may be bad."""
 
@@ -99,6 +111,7 @@ OBJECTIVES = (
     Objective(
         "RelayEngineErrorBudgetBurn", "engine", 0.001, _by_label(_ATTEMPTS % "internal_error", _ATTEMPTS % "answered")
     ),
+    Objective("RelayDeliveryBudgetBurn", "delivery", 0.005, _within_a_day),
 )
 
 
