@@ -32,7 +32,8 @@ CHOSEN = (
         "307 to http://169.254.169.254/latest/meta-data/",
     ),
 )
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+#: As a peer says it that closes: kept, the connection could be used again the moment it goes.
+OK = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"
 
 
 async def _tries(rig: Rig, subscription_id: str) -> list[tuple[str, int | None]]:

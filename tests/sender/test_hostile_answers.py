@@ -42,12 +42,12 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
 def _bomb() -> bytes:
     """50 MB of zeros in 50 kB, and then some."""
     body = gzip.compress(b"\0" * 50_000_000, 9)
-    head = f"HTTP/1.1 500 No\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"HTTP/1.1 500 No\r\nconnection: close\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 def _redirect(status: int, to: str) -> bytes:
-    return f"HTTP/1.1 {status} Moved\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n".encode()
+    return f"HTTP/1.1 {status} Moved\r\nlocation: {to}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
 
 
 METADATA = "http://169.254.169.254/latest/meta-data/"
