@@ -9,10 +9,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from urllib.parse import quote, unquote
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -68,9 +70,23 @@ def _merged(operations: tuple[Operation, ...]) -> list[Operation]:
     return sorted(operations, key=lambda operation: "{" in operation.path)
 
 
+class _Segment(Convertor[str]):
+    """One segment of a path as it was sent: ids are upstream's, and what is a slash in one is quoted."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        return unquote(value)
+
+    def to_string(self, value: str) -> str:
+        return quote(value, safe="")
+
+
+register_url_convertor("segment", _Segment())
+
+
 def _pattern(operation: Operation) -> str:
-    """An item's id is upstream's, and may hold a slash, which the server has unquoted by now."""
-    return operation.path.replace("{item_id}", "{item_id:path}")
+    return operation.path.replace("}", ":segment}")
 
 
 def _endpoint(
@@ -248,6 +264,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        scope = {**scope, "path": scope.get("raw_path", b"").decode("latin-1") or quote(scope["path"])}
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(10)

@@ -11,8 +11,8 @@ OrderIdText = Annotated[
     Meta(
         min_length=1,
         max_length=255,
-        pattern=r"^[^\s\x00-\x1f\x7f/]+$(?!\n)",
-        description="The order's id upstream: any text without spaces and slashes.",
+        pattern=r"^(?!\.{1,2}$)[^\s\x00-\x1f\x7f]+$(?!\n)",
+        description="The order's id upstream: any text without spaces, but not `.` or `..`, which no path can name.",
     ),
 ]
 Metadata = Annotated[

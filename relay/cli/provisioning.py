@@ -3,6 +3,7 @@
 import argparse
 from contextlib import closing
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -56,7 +57,7 @@ def _forget(operator: Api, url: str, retailer_id: str) -> None:
         for subscription in list(shop.pages("/v1/subscriptions")):
             shop.ask("DELETE", f"/v1/subscriptions/{subscription['id']}")
         for order in list(shop.pages("/v1/orders")):
-            shop.ask("DELETE", f"/v1/orders/{order['order_id']}", purge="true")
+            shop.ask("DELETE", f"/v1/orders/{quote(order['order_id'], safe='')}", purge="true")
     operator.ask("DELETE", f"/v1/retailers/{retailer_id}")
 
 

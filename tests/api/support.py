@@ -113,7 +113,7 @@ class Relay:
 
 def conforms(response: httpx.Response) -> None:
     """Fail when an answer is not documented for its operation, or is not of the documented shape."""
-    path = response.request.url.path
+    path = response.request.url.raw_path.partition(b"?")[0].decode()
     operation = None
     for template, methods in sorted(DOCUMENT["paths"].items(), key=lambda pair: "{" in pair[0]):
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):

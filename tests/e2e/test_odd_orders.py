@@ -20,7 +20,7 @@ from tests.support.shop import Shop, open_shop
 
 pytestmark = pytest.mark.timeout(120)
 
-ODD_ORDER = "ö:1?#%2F&=+.." + "x" * 200
+ODD_ORDER = "a/ö:1?#%2F&=+..//" + "x" * 200
 ODD_ITEM = "a/b ü#?%2F;../replacement" + "y" * 200
 
 
