@@ -1,8 +1,8 @@
 """Programs that only checks and fault tests need, from the ordinary registries, without root: `make tools`.
 
-Go modules are pinned with their hashes in `deploy/tools` (programs) and `deploy/tools/crds` (definitions of objects of
-other controllers, as those publish them); Debian's packages are taken as the
-distribution signs them and unpacked, not installed. What cannot be had on a machine is left out, and the tests that
+Go modules are pinned with their hashes in `deploy/tools` and `deploy/tools/policy` (programs) and `deploy/tools/crds`
+(definitions of objects of other controllers, as those publish them); Debian's packages are taken as the distribution
+signs them and unpacked, not installed. What cannot be had on a machine is left out, and the tests that
 need it say so.
 """
 
@@ -20,9 +20,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".tools"
 
+#: Program: the module's folder that pins it, and its package. kube-score wants older libraries than helm does.
 GO = {
-    "helm": "helm.sh/helm/v3/cmd/helm",
-    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
+    "helm": ("deploy/tools", "helm.sh/helm/v3/cmd/helm"),
+    "kubeconform": ("deploy/tools", "github.com/yannh/kubeconform/cmd/kubeconform"),
+    "kube-score": ("deploy/tools/policy", "github.com/zegl/kube-score/cmd/kube-score"),
 }
 #: Program: its Debian package, and where it lies in it.
 DEBIAN = {
@@ -94,8 +96,8 @@ def fetch() -> int:
     """Get all that is missing; says what could not be had, and is 1 then."""
     (FOLDER / "bin").mkdir(parents=True, exist_ok=True)
     missing: list[str] = []
-    for name, package in GO.items():
-        if find(name) is None and not _from_go(name, package):
+    for name, (folder, package) in GO.items():
+        if find(name) is None and not _from_go(name, package, ROOT / folder):
             missing.append(f"{name} (needs go)")
     if not all((FOLDER / "crds" / f"{kind}.yaml").exists() for kind in CRDS) and not _definitions():
         missing.append("definitions of objects (needs go)")
@@ -111,12 +113,12 @@ def fetch() -> int:
     return 1 if missing else 0
 
 
-def _from_go(name: str, package: str) -> bool:
+def _from_go(name: str, package: str, folder: Path) -> bool:
     go = shutil.which("go")
     if go is None:
         return False
     print(f"building {name} ...", file=sys.stderr)
-    return _run([go, "build", "-mod=readonly", "-o", str(FOLDER / "bin" / name), package], ROOT / "deploy" / "tools")
+    return _run([go, "build", "-mod=readonly", "-o", str(FOLDER / "bin" / name), package], folder)
 
 
 def _definitions() -> bool:
