@@ -382,7 +382,8 @@ shedding = _all.gauge(
 
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-build_info = _all.gauge("build_info", "1, labels.labelled with what runs.", "version", "component")
+build_info = _all.gauge("build_info", "1, labelled with what runs.", "version", "component")
+config_info = _all.gauge("config_info", "1, labelled with a digest of the settings but secrets and ports.", "digest")
 canary_last_success = _maintain.gauge(
     "canary_last_success_timestamp_seconds", "When a canary's change last came back, verified (Unix time)."
 )

@@ -4,9 +4,10 @@
 """
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,12 @@ class Settings:
     api_url: str = "http://127.0.0.1:8080"
     api_key: str | None = field(default=None, repr=False)
     data: str = "relay-data"
+
+    @property
+    def digest(self) -> str:
+        """Twelve digits that differ where a setting does. Secrets are not in it, nor what a process has for itself."""
+        common = replace(self, metrics_port=0, port=0, canary_port=0)
+        return hashlib.sha256(repr(common).encode()).hexdigest()[:12]
 
     @property
     def schedule(self) -> Schedule:

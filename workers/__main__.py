@@ -134,6 +134,7 @@ def main(arguments: list[str]) -> int:
     kinds = KINDS if kind == "all" else (kind,)
     metrics.begin(kinds)
     metrics.build_info.labels(__version__, kind).set(1)
+    metrics.config_info.labels(settings.digest).set(1)
     try:
         processes.settle_down()
         uvloop.run(work(kinds, settings))

@@ -176,6 +176,7 @@ def _api(options: argparse.Namespace) -> int:
 
     metrics.begin(["api"])
     metrics.build_info.labels(__version__, "api").set(1)
+    metrics.config_info.labels(settings.digest).set(1)
 
     async def main() -> None:
         vitals = Vitals()

@@ -86,6 +86,7 @@ def check(found: Scrape, role: str, most: int, names: list[str]) -> None:
     assert found.series <= most, f"{role}: {found.series} series"
     assert found.value("process_resident_memory_bytes") > 0
     assert found.value("relay_build_info", component=role) == 1
+    assert found.value("relay_config_info") == 1
     assert found.value("relay_redis_up") == 1
     assert [name for name in names if name in found.text] == []
 

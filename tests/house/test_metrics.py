@@ -19,6 +19,7 @@ LABELS = {
     *("component", "pump", "resource", "stage", "outcome", "verdict", "status_class", "type", "state", "reason"),
     *("kind", "level", "route", "method", "queue", "key_id", "version"),
     *("group", "result"),  # the first part of a path; what came of an action, a commit or a ring
+    "digest",  # of the settings: one a deployment, two while it changes
 }
 SETTING = {"set", "inc", "dec", "observe", "labels", "set_function"}
 

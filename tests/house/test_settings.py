@@ -1,5 +1,6 @@
 """Settings: one error with everything that is wrong; the manual and the table agree."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,10 @@ def test_the_live_dialect_is_polled_by_its_own_resources() -> None:
     assert (
         policy.cadence.bounds(Resource.HANDLING, "picking")[1] > policy.cadence.bounds(Resource.DETAILS, "picking")[1]
     )
+
+
+def test_a_digest_tells_settings_apart_and_knows_no_secret() -> None:
+    plain = load({})
+    assert re.fullmatch(r"[0-9a-f]{12}", plain.digest)
+    assert load({"RELAY_LEASE": "20s"}).digest != plain.digest
+    assert load({"RELAY_ADMIN_KEY": "a secret that is long enough", "RELAY_METRICS_PORT": "1"}).digest == plain.digest
