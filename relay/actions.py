@@ -8,7 +8,7 @@ import structlog
 
 from relay import metrics
 from relay.access import AccessRefused, TokenBroker
-from relay.errors import Conflict, InvalidInput, NotFound, RateLimited, UpstreamRefused
+from relay.errors import Conflict, InvalidInput, NotFound, RateLimited, StoreUnavailable, UpstreamRefused
 from relay.model.changes import Cause, keyed
 from relay.model.orders import TERMINAL_STATUSES, JsonObject, OrderId, OrderState, Resource, RetailerId, Tracking
 from relay.model.sightings import milliseconds
@@ -149,7 +149,10 @@ class Actions:
             renewed = await self._renewed(owner, access)
             if renewed is None:
                 raise
-        await self._wait_for_turn(owner.credential)
+            try:
+                await self._wait_for_turn(owner.credential)
+            except (RateLimited, StoreUnavailable):
+                raise error from None  # certain that nothing was done: it may be asked for again at once
         return await _told(send(renewed))
 
     async def _renewed(self, owner: TokenOwner, access: Access) -> Access | None:

@@ -22,8 +22,9 @@ from relay import metrics
 GRACE = 5
 #: How long a connection may take to send a request whole, from its opening or the answer before (seconds).
 RECEIVE_WITHIN = 20.0
-#: A request's end has been read, or nothing more will be.
-_ARRIVED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+#: A request's end has been read, or nothing more will be. Who offers another protocol (`upgrade: h2c`) waits as well.
+_MAY_SWITCH = h11.MIGHT_SWITCH_PROTOCOL  # type: ignore[attr-defined]  # documented, and missing in its list of names
+_ARRIVED = (h11.DONE, _MAY_SWITCH, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
 
 class _Timely(H11Protocol):

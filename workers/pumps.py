@@ -36,7 +36,7 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
     work = process.pump(kind)
     try:
         await work.run(lambda: draining.is_set() or lost.is_set() or time.monotonic() >= ends_at)
-        reason = "drained" if draining.is_set() else "lost" if lost.is_set() else "handed over"
+        reason = "drained" if draining.is_set() else "lost" if lost.is_set() and not handed.is_set() else "handed over"
     except StoreUnavailable as error:
         reason = "store_unavailable"
         structlog.get_logger("workers").warning("pump.store_unavailable", kind=kind, error=error.detail)
@@ -64,7 +64,7 @@ async def _hand_over(
     handed: asyncio.Event,
 ) -> None:
     """Give the slot away as soon as the slice is over, unless it is `done` before. What is still in flight then, at
-    endpoints that hang, ends beside the next slice: nobody else waits for it."""
+    endpoints that hang, ends beside the next slice: only their own subscriptions wait for it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
             await done.wait()

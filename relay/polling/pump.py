@@ -102,6 +102,7 @@ class PollPump:
         self._log = structlog.get_logger("relay.polling")
         self._queue: deque[ClaimedArm] = deque()
         self._ahead = 0
+        self._paid = False
         self._fetchers: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._pressure = pressure or Pressure()
@@ -144,6 +145,7 @@ class PollPump:
 
     async def _turn(self) -> None:
         limit = int(self.concurrency.limit)
+        self._hire(limit)
         room = self._room_for()
         if room < _enough(limit):
             self._room.clear()
@@ -154,11 +156,12 @@ class PollPump:
         self._clock.anchor(claim.now_ms, asked)
         if paid := sum(arm.pool.rate > 0 for arm in claim.arms):
             metrics.budget_spent.inc(paid)
-        # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher.
-        self._ahead = 0 if paid else BATCH
+        # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher. Where there
+        # is a budget, nothing may: behind the rest it would come too late for its turn.
+        self._paid = self._paid or paid > 0
+        self._ahead = BATCH if claim.arms and not self._paid else 0
         self._queue.extend(claim.arms)
-        for _ in range(min(len(self._queue), limit - len(self._fetchers))):
-            self._hire()
+        self._hire(limit)
         metrics.concurrency_limit.set(limit)
         wait_s = LONGEST_SLEEP if claim.next_ms is None else (claim.next_ms - claim.now_ms) / 1000
         if wait_s > 0 and len(claim.arms) < BATCH:
@@ -168,10 +171,12 @@ class PollPump:
         """How many arms may be claimed."""
         return int(self.concurrency.limit) + self._ahead - len(self._fetchers) - len(self._queue)
 
-    def _hire(self) -> None:
-        task = asyncio.create_task(self._fetch())
-        self._fetchers.add(task)
-        task.add_done_callback(self._left)
+    def _hire(self, limit: int) -> None:
+        """Fetchers for what waits, as many as there may be."""
+        for _ in range(min(len(self._queue), limit - len(self._fetchers))):
+            task = asyncio.create_task(self._fetch())
+            self._fetchers.add(task)
+            task.add_done_callback(self._left)
 
     def _left(self, task: asyncio.Task[None]) -> None:
         self._fetchers.discard(task)
@@ -184,11 +189,13 @@ class PollPump:
         queue, fetchers = self._queue, self._fetchers
         while queue and len(fetchers) <= (limit := int(self.concurrency.limit)):
             arm = queue.popleft()
-            if queue and len(fetchers) < limit:
-                self._hire()
+            if queue and len(fetchers) < limit:  # the limit has grown
+                self._hire(limit)
             if self._room_for() >= _enough(limit):
                 self._room.set()
             await self._poll(arm)
+        # At once, and not when the loop comes round: else all leave that see the limit exceeded, and not the surplus.
+        fetchers.discard(asyncio.current_task())
 
     async def _drain(self) -> None:
         while self._queue:

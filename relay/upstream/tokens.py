@@ -32,6 +32,8 @@ _KEPT = 50_000
 _PATIENCE = 5.0
 #: How long another process's mint is waited for, and how often it is looked for (seconds).
 _WAIT, _LOOK = _PATIENCE + 3.0, 0.05
+#: How long who mints may keep the others out (seconds): waiting for turns and for the answer; they wait less.
+_MINTING = 3 * _PATIENCE + 20.0
 #: Errors of the token endpoint that are about the application (RFC 6749, section 5.2, and upstream facts, "Tokens").
 _ABOUT_THE_CREDENTIAL = frozenset({"invalid_client", "unauthorized_client", "query_params_forbidden", "invalid_scope"})
 
@@ -203,7 +205,7 @@ class Tokens:
                 kept = msgspec.json.decode(stored, type=_Kept)
                 if kept.renew_at > time.time() and kept.token != refused:
                     return kept
-            if await self._cache.lock(credential.id, user_id, ttl_s=_WAIT) or time.monotonic() > deadline:
+            if await self._cache.lock(credential.id, user_id, ttl_s=_MINTING) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(_LOOK)
         try:

@@ -96,8 +96,8 @@ def test_a_connection_that_is_kept_and_a_slow_answer_are_not_hurried(
         monkeypatch.setattr(serving, "RECEIVE_WITHIN", 1.0)
         async with _served(slowly) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            for _ in range(2):
-                writer.write(b"GET / HTTP/1.1\r\nhost: relay\r\n\r\n")
+            for offer in (b"", b"connection: Upgrade\r\nupgrade: h2c\r\n"):
+                writer.write(b"GET / HTTP/1.1\r\nhost: relay\r\n" + offer + b"\r\n")
                 assert (await asyncio.wait_for(reader.readuntil(b"ok"), 20)).startswith(b"HTTP/1.1 200 ")
                 await asyncio.sleep(1.5)
             writer.close()

@@ -65,6 +65,44 @@ def test_a_decision_and_a_message_reach_upstream_once(redis_url: str, master_key
     asyncio.run(main())
 
 
+def test_a_message_whose_token_expired_while_upstream_paused_may_be_sent_again(
+    redis_url: str, master_keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 401 says that nothing was sent, also when the second try had no turn: its name is free again."""
+
+    async def main() -> None:
+        simulator = Simulator(SimulatorConfig(orders=0))
+        async with serving(simulator.app) as url, open_app(redis_url, master_keys, url) as relay:
+            picking = {"order_id": "o-9", "status": "picking"}
+            await relay.control("/_sim/orders", {"order_id": "o-9", "user_id": "ada", "handling": picking})
+            await relay.orders.register(
+                relay.retailer_id, [Registration(OrderId("o-9"), "ada")], credential=keys.SHARED_CREDENTIAL
+            )
+            say = partial(relay.actions.send_message, relay.retailer_id, OrderId("o-9"))
+            await say("Hello", CAUSE, once="first")
+            simulator.tokens.expire()
+            turn, turns = relay.actions._wait_for_turn, 0
+
+            async def one_turn(credential: str) -> None:
+                nonlocal turns
+                turns += 1
+                if turns == 2:
+                    raise RateLimited("a pause", retry_after_s=5, code="upstream_busy")
+                await turn(credential)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(relay.actions, "_wait_for_turn", one_turn)
+                with pytest.raises(UpstreamRefused) as refused:
+                    await say("Thank you!", CAUSE, once="second")
+            assert refused.value.status == 401
+            assert turns == 2
+
+            assert (await say("Thank you!", CAUSE, once="second"))["body"] == "Thank you!"
+            assert [one.what for one in simulator.world.happened if one.by == "customer"] == ["customer", "customer"]
+
+    asyncio.run(main())
+
+
 def test_tokens_are_minted_once_shared_renewed_and_refusals_are_not_hammered(redis_url: str, vault: Vault) -> None:
     async def main() -> None:
         minted: list[Any] = []
