@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -27,6 +27,9 @@ from relay.watching import Watch
 from workers.context import Process, open_process
 from workers.health import health_app
 from workers.supervisor import Pulse, slots, supervise
+
+#: How long is waited before a start that Redis interrupted is tried again (seconds).
+AGAIN = 0.5
 
 
 async def work(kinds: tuple[str, ...], settings: Settings) -> None:
@@ -54,10 +57,11 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
 
 async def _pump(kinds: tuple[str, ...], settings: Settings, vitals: Vitals, pulses: dict[str, Pulse]) -> None:
     log = structlog.get_logger("workers")
-    await _wait_for_redis(settings, vitals.draining)
-    if vitals.draining.is_set():
-        return
-    async with open_process(settings) as process, vitals.watching(process.db):
+    async with AsyncExitStack() as stack:
+        process = await opened(stack, settings, vitals.draining)
+        if process is None:
+            return
+        await stack.enter_async_context(vitals.watching(process.db))
         metrics.arq_read_limit.set(READ_LIMIT)
         for kind in kinds:
             metrics.pump_slots.labels(kind).set(slots(kind, settings))
@@ -98,6 +102,19 @@ async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Tas
     canary = Canary(process.db, process.vault, process.orders, settings)
     serving = serve(canary, settings.host, settings.canary_port, lambda port: None)
     return [asyncio.create_task(serving), asyncio.create_task(canary.run(draining))]
+
+
+async def opened(stack: AsyncExitStack, settings: Settings, draining: asyncio.Event) -> Process | None:
+    """The process's parts, once Redis is there and stays for the checks at the start; None when it is to end first."""
+    while True:
+        await _wait_for_redis(settings, draining)
+        if draining.is_set():
+            return None
+        try:
+            return await stack.enter_async_context(open_process(settings))
+        except StoreUnavailable as error:  # gone again, or full
+            structlog.get_logger("workers").warning("worker.waiting_for_redis", error=error.detail, pause_s=AGAIN)
+        await asyncio.wait({asyncio.create_task(draining.wait())}, timeout=AGAIN)
 
 
 async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:

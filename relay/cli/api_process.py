@@ -1,8 +1,10 @@
 """The API as a process: it listens from the start, opens when its store is there, and drains when it is told to end."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import structlog
+from starlette.types import ASGIApp
 
 from relay.api.observability import Front
 from relay.cli.composition import open_api
@@ -15,6 +17,8 @@ from relay.vitals import Vitals
 
 #: How long requests in flight may take to end once the process drains (seconds).
 DRAIN_WITHIN = 30.0
+#: How long is waited before a start that Redis interrupted is tried again (seconds).
+AGAIN = 0.5
 
 
 async def serve_api(settings: Settings, vitals: Vitals) -> None:
@@ -41,15 +45,13 @@ async def _work(
     bound: asyncio.Future[int],
 ) -> None:
     assert settings.redis_url is not None
-    waiting = asyncio.create_task(wait_for_redis(settings.redis_url, security_of(settings)))
+    log = structlog.get_logger("relay.api")
     asked = asyncio.create_task(vitals.draining.wait())
     try:
-        await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            return
-        waiting.result()
-        log = structlog.get_logger("relay.api")
-        async with open_api(settings, vitals) as app:
+        async with AsyncExitStack() as stack:
+            app = await opened(stack, settings, vitals, asked)
+            if app is None:
+                return
             if settings.target_allow or settings.allow_http_targets:
                 log.warning("api.exemptions", targets=list(settings.target_allow), http=settings.allow_http_targets)
             front.app = app
@@ -60,9 +62,30 @@ async def _work(
             serving.cancel()  # before the clients are closed that a request may use
             await asyncio.wait({serving})
     finally:
-        for task in (waiting, asked):
-            task.cancel()
-        await asyncio.gather(waiting, asked, return_exceptions=True)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def opened(
+    stack: AsyncExitStack, settings: Settings, vitals: Vitals, asked: asyncio.Task[bool]
+) -> ASGIApp | None:
+    """The application, once Redis is there and stays for the checks at the start; None when it is to end first."""
+    assert settings.redis_url is not None
+    while True:
+        waiting = asyncio.create_task(wait_for_redis(settings.redis_url, security_of(settings)))
+        try:
+            await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                return None
+            waiting.result()
+            return await stack.enter_async_context(open_api(settings, vitals))
+        except StoreUnavailable as error:  # gone again, or full
+            structlog.get_logger("relay").warning("waiting_for_redis", error=error.detail, pause_s=AGAIN)
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        if (await asyncio.wait({asked}, timeout=AGAIN))[0]:
+            return None
 
 
 async def wait_for_redis(url: str, security: Security) -> None:
