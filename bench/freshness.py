@@ -140,13 +140,13 @@ class Learning:
 
     def put(self, arm: Arm, now: float, times: list[float], arms: int, budget: float, stages: dict[str, int]) -> None:
         retailer, stage, resource = arm.order.retailer, stage_of(arm.order.stage), RESOURCES[arm.resource]
+        pool = Pool("", arms, arms // 3, arms // 3, 1, budget, 0.0)
         if arm.polled is None:
             arm.changed = now - FIRST_AGE
         else:
             before = arm.polled
-            pool = Pool("", arms, arms // 3, arms // 3, 1, budget, 0.0)
-            planned = self._planned[id(arm)]
-            self._factor += self._pacing.adjustment(pool, resource, stage, planned, now - before, self._stretch)
+            course = self._pacing.course(pool, retailer, resource, stage, self._stretch)
+            self._factor += course.adjustment(self._planned[id(arm)], now - before)
             at = times
             if arm.resource != MESSAGES:  # how many changes a poll showed, but not when they were
                 at = [before + (n + 0.5) * (now - before) / len(times) for n in range(len(times))]
@@ -156,8 +156,8 @@ class Learning:
         if now - self._forecast_at > 5.0:
             self._forecast_at = now
             self._stretch = forecast(stages, RESOURCES, self._hazards, self._cadence, budget).stretch
-        pool = Pool("", arms, arms // 3, arms // 3, 1, budget, 0.0)
-        plan = self._pacing.plan(pool, self._factor, retailer, resource, stage, now - arm.changed, self._stretch)
+        course = self._pacing.course(pool, retailer, resource, stage, self._stretch)
+        plan = course.plan(self._factor, now - arm.changed)
         self._planned[id(arm)] = plan.seconds
         self._stand(arm, now + plan.seconds * (arm.phase if arm.polled is None else 1.0), plan.klass)
 

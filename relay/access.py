@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from relay.errors import SecretUnreadable
@@ -47,6 +48,15 @@ class AccessRefused(Exception):
         self.detail = detail
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A token that the retailer gave, opened."""
+
+    revision: str
+    expires_ms: int | None
+    access: Access
+
+
 class TokenBroker:
     """One per process."""
 
@@ -54,27 +64,34 @@ class TokenBroker:
         self._orders = orders
         self._tokens = tokens
         self._credentials = credentials
-        self._given: dict[tuple[str, str], tuple[str, UserToken, Access]] = {}
+        self._given: dict[tuple[str, str], _Given] = {}
         #: Revisions of given tokens that upstream refused, where another may be minted.
         self._refused: dict[tuple[str, str], str] = {}
 
+    def known(self, holder: TokenHolder) -> Access | None:
+        """The order's given token, where it was opened before and is good; nothing is asked for it."""
+        key = (holder.retailer_id, holder.order_id)
+        given = self._given.get(key)
+        if given is None or given.revision != holder.token_revision or self._refused.get(key) == given.revision:
+            return None
+        return given.access if given.expires_ms is None or given.expires_ms > time.time() * 1000 else None
+
     async def access(self, holder: TokenHolder) -> Access:
         """The token for an order. Raises AccessRefused."""
+        if (access := self.known(holder)) is not None:
+            return access
         key = (holder.retailer_id, holder.order_id)
         if not holder.token_revision or self._refused.get(key) == holder.token_revision:
             return await self._minted(holder, None)
-        known = self._given.get(key)
-        if known is None or known[0] != holder.token_revision:
-            token = await self._opened(holder)
-            if len(self._given) >= _KEPT:
-                self._given.clear()
-            known = self._given[key] = (holder.token_revision, token, Access(token.token))
-        _, token, access = known
-        if token.expires_ms is not None and token.expires_ms <= time.time() * 1000:
-            if await self._can_mint(holder):
-                return await self._minted(holder, None)
-            raise AccessRefused("unauthorized", "the access token that was given for the order has expired")
-        return access
+        token = await self._opened(holder)
+        if len(self._given) >= _KEPT:
+            self._given.clear()
+        self._given[key] = _Given(holder.token_revision, token.expires_ms, Access(token.token))
+        if (access := self.known(holder)) is not None:
+            return access
+        if await self._can_mint(holder):
+            return await self._minted(holder, None)
+        raise AccessRefused("unauthorized", "the access token that was given for the order has expired")
 
     async def renewed(self, holder: TokenHolder, refused: Access) -> Access | None:
         """After a 401: another token to try once; None when the refused one is the only one. A given token that is

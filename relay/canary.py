@@ -74,12 +74,14 @@ class CanaryUpstream:
         self._real = real
         self._own = HttpUpstream(address(settings), engine, open_dialect(settings)) if settings.canary else None
 
-    async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
+    async def fetch(
+        self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "", known: str = ""
+    ) -> Fetched:
         if order_id != ORDER:
-            return await self._real.fetch(access, order_id, resource, validator=validator)
+            return await self._real.fetch(access, order_id, resource, validator=validator, known=known)
         if self._own is None:
             return Fetched(resource, None, b"", Refusal.SERVER_ERROR, "the canary is off in this process")
-        fetched = await self._own.fetch(access, order_id, resource)
+        fetched = await self._own.fetch(access, order_id, resource, known=known)
         if fetched.refusal is None:
             return fetched
         # A failure of its own kind: that the canary cannot be reached says nothing of how much upstream takes.

@@ -24,6 +24,8 @@ from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.response import ResponseBodyReader
 
+#: Bytes of a body that are asked of the engine at a time: most bodies come whole.
+_AT_ONCE = 64 * 1024
 #: Deadline of one exchange: DNS, connect, TLS, write, headers and body together, in seconds.
 DEFAULT_DEADLINE = 15.0
 
@@ -163,15 +165,21 @@ class FastEngine:
                 builder = builder.timeout(timedelta(seconds=within))
             if body is not None:
                 builder = builder.body_bytes(body)
-            async with builder.build_streamed() as response:
-                got, truncated = await _read(response.body_reader, limit)
-                return Answer(
-                    response.status,
-                    response.headers,
-                    got,
-                    truncated,
-                    duration_ms=(time.perf_counter() - began) * 1000,
-                )
+            exchange = builder.build_streamed()
+            response = await exchange.__aenter__()
+            whole = False
+            try:
+                got, whole = await _read(response.body_reader, limit)
+            finally:
+                if not whole:  # else nothing is left to close, and the engine was woken once less
+                    await exchange.__aexit__(None, None, None)
+            return Answer(
+                response.status,
+                response.headers,
+                got[:limit],
+                len(got) > limit,
+                duration_ms=(time.perf_counter() - began) * 1000,
+            )
         except PyreqwestError as error:
             failure, detail = classify(error)
             return Answer(None, failure=failure, detail=detail, duration_ms=(time.perf_counter() - began) * 1000)
@@ -181,17 +189,18 @@ class FastEngine:
 
 
 async def _read(reader: ResponseBodyReader, limit: int) -> tuple[bytes, bool]:
-    """Up to `limit` bytes, and whether there was more. Chunks are joined once: a drip costs no quadratic copies."""
+    """Up to one byte more than `limit`, and whether that was all. Chunks are joined once: a drip costs no quadratic
+    copies."""
     chunks: list[bytes] = []
-    size = 0
-    while size <= limit:
-        chunk = await reader.read_chunk()
-        if chunk is None:
-            break
-        chunks.append(bytes(chunk))
-        size += len(chunk)
-    whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    return whole[:limit], size > limit
+    left, whole = limit + 1, False
+    while left > 0 and not whole:
+        wanted = min(left, _AT_ONCE)
+        chunk = await reader.read(wanted)
+        size = 0 if chunk is None else len(chunk)
+        if chunk is not None:
+            chunks.append(bytes(chunk))
+        left, whole = left - size, size < wanted  # fewer than it was asked for: that was the end
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks), whole
 
 
 def classify(error: PyreqwestError) -> tuple[Failure, str]:

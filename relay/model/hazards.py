@@ -74,6 +74,20 @@ class Tempo:
         return (TEMPO_WEIGHT + self.stored[0] + self.seen) / (TEMPO_WEIGHT + self.stored[1] + self.expected)
 
 
+@dataclass(frozen=True, slots=True)
+class Strand:
+    """One retailer's arms of one (resource, stage): the hazards as they are now, and what polls of them teach."""
+
+    known: _Class
+    hazards: Sequence[float]
+    tempo: Tempo
+
+    def quiet(self, since: float, until: float) -> None:
+        """Take in a poll that showed no change: the arm was watched from `since` to `until` seconds after its last."""
+        self.known.stale -= 1
+        self.tempo.expected += _watch(self.known.seconds, self.hazards, since, until)
+
+
 class Hazards:
     """Learns from polls; starts from nothing."""
 
@@ -100,6 +114,10 @@ class Hazards:
         if tempo is None:
             tempo = self._tempos[retailer_id, resource] = Tempo()
         return tempo
+
+    def strand(self, retailer_id: str, resource: str, stage: str) -> Strand:
+        """For many polls of the same kind, one after the other; not to be kept beyond the next `drain`."""
+        return Strand(self._class(resource, stage), self.of(resource, stage), self.tempo(retailer_id, resource))
 
     def learn(
         self,
@@ -173,20 +191,23 @@ def _plus(known: _Class, stored: tuple[list[float], list[float], float]) -> tupl
 
 def reach(hazards: Sequence[float], age: float, threshold: float, power: float = POWER) -> float:
     """The t at which the index is the threshold: W(t) is a sum of h (b^q - a^q) / q over the cells, q = power + 1."""
-    cell = bisect_right(EDGES, age) - 1
+    cell = bisect_right(EDGES, age)
     q, index, start = power + 1, 0.0, 0.0
     while True:
-        end = EDGES[cell + 1] - age
-        part = hazards[cell] * (math.pow(end, q) - math.pow(start, q)) / q
+        hazard, end = hazards[cell - 1], math.pow(EDGES[cell] - age, q)
+        part = hazard * (end - start) / q
         if index + part >= threshold:
-            return math.pow(math.pow(start, q) + q * (threshold - index) / hazards[cell], 1 / q)
+            return math.pow(start + q * (threshold - index) / hazard, 1 / q)
         index, start, cell = index + part, end, cell + 1
 
 
 def _watch(seconds: list[float], hazards: Sequence[float], since: float, until: float) -> float:
     """Add a stretch to the seconds seen; returns how many changes were to be expected in it."""
-    expected, at = 0.0, max(0.0, since)
+    expected, at = 0.0, since if since > 0.0 else 0.0
     cell = bisect_right(EDGES, at) - 1
+    if at < until <= EDGES[cell + 1]:  # nearly always
+        seconds[cell] += until - at
+        return hazards[cell] * (until - at)
     while until > at:
         end = min(until, EDGES[cell + 1])
         seconds[cell] += end - at

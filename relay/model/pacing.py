@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import msgspec
 
 from relay.model.cadence import Cadence
-from relay.model.hazards import POWER, PRIOR, Hazards, reach
+from relay.model.hazards import POWER, PRIOR, Hazards, Strand, reach
 from relay.model.orders import Resource
 
 #: Classes of due arms. URGENT: now, before all else (second looks, a retailer's decision). FIRST: never read, turn
@@ -128,6 +128,39 @@ def klass(seconds: float, scale: float) -> int:
     return min(OCTAVES + octave, HELD - 1)
 
 
+class Course:
+    """How one pool's arms of one resource and stage are paced: what is the same for all of them is worked out once."""
+
+    __slots__ = ("_base", "_bounds", "_mean", "_pool", "_scale", "_tempo", "strand")
+
+    def __init__(
+        self, pool: Pool, strand: Strand, scale: float, mean_s: float, bounds: tuple[float, float], stretch: float
+    ) -> None:
+        self.strand = strand
+        self._pool = pool
+        self._scale = scale
+        self._mean = mean_s
+        self._bounds = (bounds[0], bounds[1] * stretch)
+        self._base = math.pow(mean_s / scale, POWER + 1)
+        self._tempo = strand.tempo.factor
+
+    def plan(self, factor: float, age_s: float) -> Plan:
+        """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
+        time since the arm's last known change."""
+        scale, (low, high) = self._scale, self._bounds
+        threshold = math.exp(factor) * self._base / self._tempo
+        age = age_s / scale if age_s > 0.0 else 0.0
+        seconds = timely(reach(self.strand.hazards, age, threshold) * scale, TAIL * self._mean)
+        if seconds <= low:
+            return Plan(low, HELD)
+        seconds = min(seconds, high)
+        return Plan(seconds, klass(seconds, scale))
+
+    def adjustment(self, planned_s: float, actual_s: float) -> float:
+        """What a poll of an arm teaches of its pool's factor."""
+        return adjustment(planned_s, actual_s, self._mean, self._pool.arms, self._bounds)
+
+
 class Pacing:
     """The policy of one process."""
 
@@ -136,22 +169,11 @@ class Pacing:
         self._cadence = cadence
         self._bounds: dict[tuple[Resource, str], tuple[float, float]] = {}
 
-    def plan(
-        self, pool: Pool, factor: float, retailer_id: str, resource: Resource, stage: str, age_s: float, stretch: float
-    ) -> Plan:
-        """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
-        time since its last known change; ceilings are lengthened by `stretch`."""
-        scale = self._cadence.scale
-        mean = self.mean_interval(pool)
-        threshold = math.exp(factor) * math.pow(mean / scale, POWER + 1)
-        tempo = self.hazards.tempo(retailer_id, resource).factor
-        hazards = self.hazards.of(resource, stage)
-        seconds = timely(reach(hazards, max(0.0, age_s / scale), threshold / tempo) * scale, TAIL * mean)
-        low, high = self._bounds_of(resource, stage)
-        if seconds <= low:
-            return Plan(low, HELD)
-        seconds = min(seconds, high * stretch)
-        return Plan(seconds, klass(seconds, scale))
+    def course(self, pool: Pool, retailer_id: str, resource: Resource, stage: str, stretch: float) -> Course:
+        """For arms that are polled now: what is learnt later is not in it. Ceilings are lengthened by `stretch`."""
+        strand = self.hazards.strand(retailer_id, resource, stage)
+        mean_s = self.mean_interval(pool)
+        return Course(pool, strand, self._cadence.scale, mean_s, self._bounds_of(resource, stage), stretch)
 
     def _bounds_of(self, resource: Resource, stage: str) -> tuple[float, float]:
         bounds = self._bounds.get((resource, stage))
@@ -164,13 +186,6 @@ class Pacing:
         if pool.budget <= 0:
             return UNLIMITED_INTERVAL * self._cadence.scale
         return max(pool.arms, 1) / pool.budget
-
-    def adjustment(
-        self, pool: Pool, resource: Resource, stage: str, planned_s: float, actual_s: float, stretch: float
-    ) -> float:
-        """What a poll of an arm teaches of its pool's factor."""
-        low, high = self._bounds_of(resource, stage)
-        return adjustment(planned_s, actual_s, self.mean_interval(pool), pool.arms, (low, high * stretch))
 
 
 def adjustment(planned_s: float, actual_s: float, mean_s: float, arms: int, bounds: tuple[float, float]) -> float:

@@ -9,7 +9,7 @@ from relay.model.cadence import Cadence
 from relay.model.hazards import Hazards
 from relay.model.lifecycle import Policy
 from relay.model.orders import OrderId, Resource, RetailerId
-from relay.model.pacing import FIRST, FIRST_AGE, Forecast, Pacing, Pool, forecast, klass, stretch
+from relay.model.pacing import FIRST, FIRST_AGE, Course, Forecast, Pacing, Pool, forecast, klass, stretch
 from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.order_records import ClaimedArm, Due
@@ -35,24 +35,42 @@ class Planner:
     def cadence(self) -> Cadence:
         return self._policy.cadence
 
+    def reread(self, polls: Sequence[tuple[ClaimedArm, int]]) -> list[Due]:
+        """Learn from answers that showed no change (arms, and when each was asked, ms), and say when each is read
+        again. A worker does this for thousands of arms a second, so what arms have in common is worked out once."""
+        scale = self.cadence.scale
+        first_age_ms, passed = round(FIRST_AGE * scale * 1000), 1 / (1000 * scale)
+        courses: dict[tuple[str, str, str], tuple[Course, Pool, bool]] = {}
+        dues = []
+        for arm, started_ms in polls:
+            kind = (arm.pool.id, arm.member[0], arm.status)
+            known = courses.get(kind)
+            if known is None:
+                known = courses[kind] = self._course_of(arm)
+            course, pool, learns = known
+            changed_ms, read_at_ms = arm.changed_ms or started_ms - first_age_ms, arm.read_at_ms
+            if learns and 0 < read_at_ms < started_ms:
+                if pool.rate > 0:
+                    self._adjust(arm, course, started_ms)
+                course.strand.quiet((read_at_ms - changed_ms) * passed, (started_ms - changed_ms) * passed)
+            plan = course.plan(self._factor(pool), (started_ms - changed_ms) / 1000)
+            dues.append(Due(round(plan.seconds * 1000), plan.klass))
+        return dues
+
     def read(
         self, arm: ClaimedArm, started_ms: int, changes_ms: Sequence[int] = (), weight: float | None = None
     ) -> int:
         """Learn from a good reading that showed changes at these times; returns when the arm last changed (ms)."""
-        scale, pool, resource, retailer_id = self._policy.cadence.scale, arm.pool, arm.resource, arm.retailer_id
+        scale = self.cadence.scale
         changed_ms = arm.changed_ms or (started_ms - round(FIRST_AGE * scale * 1000))
-        if retailer_id == keys.CANARY:
-            return changed_ms  # it changes by the clock: nothing to learn for real orders
-        self._seen[pool.id] = time.monotonic()
-        if arm.read_at_ms == 0 or started_ms <= arm.read_at_ms:
+        course, pool, learns = self._course_of(arm)
+        if not learns or arm.read_at_ms == 0 or started_ms <= arm.read_at_ms:
             return changed_ms
-        if pool.rate > 0 and arm.due_ms > arm.read_at_ms:
-            times_s = (arm.due_ms - arm.read_at_ms) / 1000, (started_ms - arm.read_at_ms) / 1000
-            step = self._pacing.adjustment(pool, resource, arm.stage, *times_s, self._stretch(pool))
-            self._learnt[pool.id] = self._learnt.get(pool.id, 0.0) + step
+        if pool.rate > 0:
+            self._adjust(arm, course, started_ms)
         since, until = (arm.read_at_ms - changed_ms) / 1000 / scale, (started_ms - changed_ms) / 1000 / scale
         times = [(at - changed_ms) / 1000 / scale for at in changes_ms]
-        last = self._hazards.learn(retailer_id, resource, arm.stage, since, until, times, weight)
+        last = self._hazards.learn(arm.retailer_id, arm.resource, arm.stage, since, until, times, weight)
         return changed_ms + round(last * scale * 1000)
 
     def due(self, arm: ClaimedArm, stage: str, changed_ms: int, now_ms: int) -> Due:
@@ -68,9 +86,25 @@ class Planner:
     def _due(
         self, pool: Pool, retailer_id: RetailerId, resource: Resource, stage: str, age_s: float, phase: float
     ) -> Due:
-        factor = pool.factor + self._learnt.get(pool.id, 0.0)
-        plan = self._pacing.plan(pool, factor, retailer_id, resource, stage, age_s, self._stretch(pool))
+        course = self._pacing.course(pool, retailer_id, resource, stage, self._stretch(pool))
+        plan = course.plan(self._factor(pool), age_s)
         return Due(round(plan.seconds * phase * 1000), plan.klass)
+
+    def _course_of(self, arm: ClaimedArm) -> tuple[Course, Pool, bool]:
+        """How an arm is paced, its pool, and whether there is something to be learnt from it."""
+        pool, retailer_id = arm.pool, arm.retailer_id
+        learns = retailer_id != keys.CANARY  # which changes by the clock: nothing to learn for real orders
+        if learns:
+            self._seen[pool.id] = time.monotonic()
+        return self._pacing.course(pool, retailer_id, arm.resource, arm.stage, self._stretch(pool)), pool, learns
+
+    def _adjust(self, arm: ClaimedArm, course: Course, started_ms: int) -> None:
+        if arm.due_ms > arm.read_at_ms:
+            step = course.adjustment((arm.due_ms - arm.read_at_ms) / 1000, (started_ms - arm.read_at_ms) / 1000)
+            self._learnt[arm.pool.id] = self._learnt.get(arm.pool.id, 0.0) + step
+
+    def _factor(self, pool: Pool) -> float:
+        return pool.factor + self._learnt.get(pool.id, 0.0)
 
     def same_class(self, arm: ClaimedArm) -> int:
         """Where an arm stands that was not read: as before, so that the latest relative to its interval comes first."""

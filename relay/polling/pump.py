@@ -19,21 +19,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
-import xxhash
-from prometheus_client import Gauge
 
-from relay import labels, metrics
+from relay import metrics
 from relay.access import AccessRefused
 from relay.clock import Clock
 from relay.errors import STORE_FULL, StoreUnavailable
 from relay.model.congestion import Concurrency
 from relay.model.lifecycle import Policy
-from relay.model.orders import Reading, Resource, Tracking
+from relay.model.orders import Reading, Tracking
 from relay.model.pressure import Pressure
+from relay.polling.books import Books
 from relay.polling.planner import Planner
 from relay.polling.settler import BATCH, GATHER, Settler
 from relay.polling.verdicts import Verdicts
-from relay.store import keys
 from relay.store.arms import LATEST_MS, Arms
 from relay.store.bells import Bells
 from relay.store.decisions import Decisions
@@ -53,6 +51,10 @@ _OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})
 
 class AccessSource(Protocol):
     """Gives the user's token for an arm. Raises AccessRefused (relay.access) when there is none to be had."""
+
+    def known(self, arm: ClaimedArm) -> Access | None:
+        """What can be given without asking anybody."""
+        ...
 
     async def access(self, arm: ClaimedArm) -> Access: ...
 
@@ -108,17 +110,21 @@ class PollPump:
         self._pressure = pressure or Pressure()
         self.concurrency = concurrency or Concurrency(limits.concurrency)
         self._tracing = tracing
-        self._successes: dict[Resource, Gauge] = {}
         planner = planner or Planner(arms, policy)
-        self._settler = Settler(arms, planner)
+        self._books = Books()
+        self._settler = Settler(arms, planner, self._books)
         self._verdicts = Verdicts(
-            *(orders, arms, decisions, planner, self._settler), clock=clock, policy=policy, tracing=tracing, dice=dice
+            *(orders, arms, decisions, planner, self._settler, self._books),
+            clock=clock,
+            policy=policy,
+            tracing=tracing,
+            dice=dice,
         )
 
     @property
     def tally(self) -> Counter[str]:
         """Polls by outcome."""
-        return self._verdicts.tally
+        return self._books.tally
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
         """Work until `should_stop`, then finish what is in flight, write it down and return.
@@ -128,6 +134,7 @@ class PollPump:
         settling = asyncio.create_task(self._settler.run())
         try:
             while not should_stop():
+                self._books.enter()
                 if self._pressure.shedding:  # nothing is claimed, so nothing is asked whose answer could not be kept
                     await asyncio.sleep(LONGEST_SLEEP)
                     continue
@@ -142,6 +149,7 @@ class PollPump:
             # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
             self._settler.close()
             await settling
+            self._books.enter()
 
     async def _turn(self) -> None:
         limit = int(self.concurrency.limit)
@@ -186,12 +194,14 @@ class PollPump:
     async def _fetch(self) -> None:
         """Poll one arm after the other while there are any, and places for so many fetchers: a task for each arm costs
         more than all the rest of its bookkeeping."""
-        queue, fetchers = self._queue, self._fetchers
-        while queue and len(fetchers) <= (limit := int(self.concurrency.limit)):
+        queue, fetchers, limit, few = self._queue, self._fetchers, 0, 0
+        while queue and len(fetchers) <= (allowed := int(self.concurrency.limit)):
+            if allowed != limit:
+                limit, few = allowed, allowed - _enough(allowed)
             arm = queue.popleft()
             if queue and len(fetchers) < limit:  # the limit has grown
                 self._hire(limit)
-            if self._room_for() >= _enough(limit):
+            if len(fetchers) + len(queue) - self._ahead <= few:
                 self._room.set()
             await self._poll(arm)
         # At once, and not when the loop comes round: else all leave that see the limit exceeded, and not the surplus.
@@ -217,75 +227,64 @@ class PollPump:
                 self._pressure.refused()
             log.warning("poll.store_unavailable", error=error.detail)
         except Exception:
-            metrics.polls.labels(labels.labelled(arm.resource.value), "failed").inc()
+            self._books.count(arm, "failed")
             log.exception(
                 "poll.failed", retailer_id=arm.retailer_id, order_id=arm.order_id, resource=arm.resource.value
             )
 
     async def _poll_once(self, arm: ClaimedArm) -> None:
-        try:
-            access = await self._access.access(arm)
-        except AccessRefused as error:
-            await self._verdicts.refused(arm, error.code, error.detail)
-            return
-        started_ms = await self._turn_of(arm)
-        if started_ms is None:
-            self._verdicts.count(arm, "late")
+        access = self._access.known(arm)
+        if access is None:
+            try:
+                access = await self._access.access(arm)
+            except AccessRefused as error:
+                await self._verdicts.refused(arm, error.code, error.detail)
+                return
+        started_ms = self._clock.now_ms()
+        if started_ms < arm.send_at_ms:
+            await asyncio.sleep((arm.send_at_ms - started_ms) / 1000)
+            started_ms = self._clock.now_ms()
+        if started_ms - arm.send_at_ms > self._latest_ms(arm):
+            self._books.count(arm, "late")
             self._verdicts.release(arm)
             return
-        late_s = max(0, started_ms - arm.due_ms) / 1000
-        metrics.poll_lateness.observe(late_s)
-        if late_s > labels.LATE:
-            metrics.polls_late.labels(arm.stage.removesuffix("+")).inc()
+        self._books.asked(arm, max(0, started_ms - arm.due_ms) / 1000)
         fetched = await self._upstream.fetch(
-            access, arm.order_id, arm.resource, validator=arm.validator if arm.fingerprint else ""
+            access,
+            arm.order_id,
+            arm.resource,
+            validator=arm.validator if arm.fingerprint else "",
+            known=arm.fingerprint if arm.tracking is Tracking.ACTIVE else "",
         )
-        metrics.poll_duration.observe(fetched.duration_ms / 1000)
+        duration_s = fetched.duration_ms / 1000
+        self._books.answered(duration_s)
         if fetched.refusal is not None:
             await self._refused(arm, access, fetched)
             return
-        self.concurrency.good(fetched.duration_ms / 1000, len(self._fetchers), time.monotonic())
-        if fetched.unmodified:
-            self._good(arm)
-            self._verdicts.unchanged(arm, started_ms)
+        self.concurrency.good(duration_s, len(self._fetchers), time.monotonic())
+        if not fetched.unmodified:
+            await self._read(arm, fetched, started_ms)
             return
-        fingerprint = xxhash.xxh3_128_hexdigest(fetched.raw)
-        if fingerprint == arm.fingerprint and arm.tracking is Tracking.ACTIVE:
-            self._good(arm)
-            changed = "" if fetched.validator == arm.validator else fetched.validator or "-"
-            self._verdicts.unchanged(arm, started_ms, changed)
-            return
+        self._books.tally["unchanged"] += 1
+        validator = "" if fetched.validator == arm.validator else fetched.validator or "-"
+        self._settler.unchanged(arm, started_ms, validator)
+
+    async def _read(self, arm: ClaimedArm, fetched: Fetched, started_ms: int) -> None:
         poll = self._tracing.poll(arm.retailer_id, arm.resource.value, fetched.duration_ms)
         try:
             value = self._upstream.parse(arm.resource, fetched.raw, order_id=arm.order_id)
         except UnusableAnswer as error:
             await self._verdicts.refused(arm, error.refusal.value, error.detail)
             return
-        self._good(arm)
+        self._books.good(arm)
         reading = Reading(arm.resource, value, started_ms)
         with poll:
-            await self._verdicts.observe(arm, reading, fingerprint, fetched.validator, poll)
+            await self._verdicts.observe(arm, reading, fetched.fingerprint, fetched.validator, poll)
 
-    def _good(self, arm: ClaimedArm) -> None:
-        """Looking a labelled metric up costs more than setting it; only resources that this upstream has get a
-        series."""
-        if arm.retailer_id == keys.CANARY:
-            return  # its upstream is our own, which answers while the real one is away
-        gauge = self._successes.get(arm.resource)
-        if gauge is None:
-            gauge = metrics.poll_last_success.labels(labels.labelled(arm.resource.value))
-            self._successes[arm.resource] = gauge
-        gauge.set(time.time())
-
-    async def _turn_of(self, arm: ClaimedArm) -> int | None:
-        """Wait for the send time that was granted; the time of setting out (ms), or None when it is too late for it:
-        the budget is another second's by now, or the lease would end before the answer is here."""
-        early = (arm.send_at_ms - self._clock.now_ms()) / 1000
-        if early > 0:
-            await asyncio.sleep(early)
-        now_ms = self._clock.now_ms()
-        latest_ms = LATEST_MS if arm.pool.rate > 0 else self._limits.lease_ms // 3
-        return None if now_ms - arm.send_at_ms > latest_ms else now_ms
+    def _latest_ms(self, arm: ClaimedArm) -> int:
+        """How late a request may be for its send time: afterwards the budget is another second's, or the lease would
+        end before the answer is here."""
+        return LATEST_MS if arm.pool.rate > 0 else self._limits.lease_ms // 3
 
     async def _refused(self, arm: ClaimedArm, access: Access, fetched: Fetched) -> None:
         assert fetched.refusal is not None

@@ -1,15 +1,19 @@
 """Arms on their way back: gathered for a moment, then written together."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
 
 import structlog
 
 from relay import metrics
 from relay.errors import StoreUnavailable
+from relay.polling.books import Books
 from relay.polling.planner import Planner
 from relay.store.arms import Arms
-from relay.store.order_records import Settlement
+from relay.store.order_records import ClaimedArm, Settlement
 
+#: An arm, when it was asked (ms), and the validator that came with the answer.
+Unchanged = tuple[ClaimedArm, int, str]
 #: Arms that are written at once: the script stays below a millisecond.
 BATCH = 200
 #: How long settled arms wait for company before they are written (seconds).
@@ -19,10 +23,12 @@ GATHER = 0.02
 class Settler:
     """Writes settlements in batches until it is closed, and shares what the planner learnt."""
 
-    def __init__(self, arms: Arms, planner: Planner) -> None:
+    def __init__(self, arms: Arms, planner: Planner, books: Books) -> None:
         self._arms = arms
         self._planner = planner
+        self._books = books
         self._waiting: list[Settlement] = []
+        self._unchanged: list[Unchanged] = []
         self._woken = asyncio.Event()
         self._closing = False
         self._log = structlog.get_logger("relay.polling")
@@ -31,15 +37,20 @@ class Settler:
         self._waiting.append(settlement)
         self._woken.set()
 
+    def unchanged(self, arm: ClaimedArm, asked_ms: int, validator: str) -> None:
+        """An answer, asked for at this time, showed what was known; `validator` as in Settlement."""
+        self._unchanged.append((arm, asked_ms, validator))
+        self._woken.set()
+
     def close(self) -> None:
         """Write what waits, then end."""
         self._closing = True
         self._woken.set()
 
     async def run(self) -> None:
-        while self._waiting or not self._closing:
+        while self._count or not self._closing:
             await self._woken.wait()
-            if len(self._waiting) < BATCH and not self._closing:
+            if self._count < BATCH and not self._closing:
                 await asyncio.sleep(GATHER)
             try:
                 await self._flush()
@@ -47,10 +58,23 @@ class Settler:
             except StoreUnavailable as error:  # what was not written falls due again with its leases
                 self._log.warning("poll.store_unavailable", error=error.detail)
 
+    @property
+    def _count(self) -> int:
+        return len(self._waiting) + len(self._unchanged)
+
     async def _flush(self) -> None:
         self._woken.clear()
-        while self._waiting:
+        while self._count:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            lost = await self._arms.settle(batch, self._planner.drain())
+            room = BATCH - len(batch)
+            same, self._unchanged = self._unchanged[:room], self._unchanged[room:]
+            lost = await self._arms.settle([*batch, *self._reread(same)], self._planner.drain())
             if lost:
                 metrics.leases_lost.labels("poll").inc(lost)
+
+    def _reread(self, polls: Sequence[Unchanged]) -> Iterator[Settlement]:
+        """Most polls find nothing new. They are learnt from, planned anew and counted together."""
+        self._books.unchanged([arm for arm, _, _ in polls])
+        dues = self._planner.reread([(arm, asked_ms) for arm, asked_ms, _ in polls])
+        for (arm, asked_ms, validator), due in zip(polls, dues, strict=True):
+            yield Settlement(arm, due, asked_ms, validator=validator, holds=f"f{arm.fingerprint}")

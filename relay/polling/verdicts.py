@@ -2,13 +2,11 @@
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 import structlog
-from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Histogram
 
 from relay import labels, metrics
@@ -19,6 +17,7 @@ from relay.model.lifecycle import BY_POLICY, Policy, Step
 from relay.model.orders import OrderState, Reading, Resource, Tracking, Trouble
 from relay.model.pacing import URGENT
 from relay.model.sightings import happened
+from relay.polling.books import Books
 from relay.polling.planner import Planner
 from relay.polling.settler import Settler
 from relay.store import keys
@@ -45,6 +44,7 @@ class Verdicts:
         decisions: Decisions,
         planner: Planner,
         settler: Settler,
+        books: Books,
         *,
         clock: Clock,
         policy: Policy,
@@ -62,16 +62,7 @@ class Verdicts:
         self._dice = dice
         self._log = structlog.get_logger("relay.polling")
         self._reported: dict[str, float] = {}
-        self._counters: dict[tuple[Resource, str], PrometheusCounter] = {}
-        self.tally: Counter[str] = Counter()
-
-    def unchanged(self, arm: ClaimedArm, started_ms: int, validator: str = "") -> None:
-        """The answer is the one that was committed."""
-        self.count(arm, "unchanged")
-        changed_ms = self._planner.read(arm, started_ms)
-        due = self._planner.due(arm, arm.stage, changed_ms, started_ms)
-        compared = f"f{arm.fingerprint}"
-        self._settler.put(Settlement(arm, due, started_ms, validator=validator, holds=compared))
+        self._books = books
 
     def release(self, arm: ClaimedArm) -> None:
         """Nothing was asked: the arm is due as before, for whoever goes on."""
@@ -82,7 +73,7 @@ class Verdicts:
         for _ in range(COMMIT_TRIES):
             state = await self._orders.load_state(arm.retailer_id, arm.order_id)
             if state is None:
-                self.count(arm, "gone")
+                self._books.count(arm, "gone")
                 return
             decided = await self._decided(arm)
             step = lifecycle.observe(
@@ -93,13 +84,13 @@ class Verdicts:
                 decisions={one.what: (one.content, one.given_id, one.cause) for one in decided if not one.told},
             )
             if step is None:
-                self.count(arm, "stale")
+                self._books.count(arm, "stale")
                 changed_ms = arm.changed_ms or reading.started_ms
                 due = self._planner.due(arm, arm.stage, changed_ms, reading.started_ms)
                 self._settler.put(Settlement(arm, due))
                 return
             if step.quiet:
-                self.count(arm, "unchanged")
+                self._books.count(arm, "unchanged")
                 changed_ms = self._planner.read(arm, reading.started_ms)
                 due = self._due(arm, step, changed_ms, reading.started_ms)[arm.resource]
                 self._settler.put(
@@ -158,7 +149,7 @@ class Verdicts:
             span.tell(result=result)
         if result == "conflict":
             return False
-        self.count(arm, "changed" if result == "ok" else "gone")
+        self._books.count(arm, "changed" if result == "ok" else "gone")
         if result == "ok":
             self._learn(arm, reading, step)
             self._told(arm, step)
@@ -208,7 +199,7 @@ class Verdicts:
         self, arm: ClaimedArm, code: str, detail: str, retry_after_s: float | None = None, *, at_once: bool = False
     ) -> None:
         """An answer that is no reading. The arm keeps its age; `at_once`: the cause is mended, so it is asked again."""
-        self.count(arm, code)
+        self._books.count(arm, code)
         now_ms = self._clock.now_ms()
         trouble = lifecycle.troubled(arm.trouble, code, detail, now_ms=now_ms)
         if trouble.count == 1 and not at_once:
@@ -264,14 +255,6 @@ class Verdicts:
         if result == "ok":  # else the next refusal tries again
             self._told(arm, step)
         return step
-
-    def count(self, arm: ClaimedArm, outcome: str) -> None:
-        self.tally[outcome] += 1
-        counter = self._counters.get((arm.resource, outcome))
-        if counter is None:  # looking a labelled counter up costs more than all the rest of an unchanged poll's books
-            counter = metrics.polls.labels(labels.labelled(arm.resource.value), outcome)
-            self._counters[arm.resource, outcome] = counter
-        counter.inc()
 
 
 @cache

@@ -3,6 +3,7 @@
 import zlib
 
 import httpx
+import xxhash
 
 from relay.engine import Answer, Engine, EngineTransport, Failure
 from relay.errors import InvalidInput, UpstreamRefused
@@ -35,14 +36,16 @@ class HttpUpstream:
         self._http = httpx.AsyncClient(transport=EngineTransport(engine), base_url=self._base, trust_env=False)
         self._headers: dict[str, dict[str, str]] = {}
 
-    async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
+    async def fetch(
+        self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "", known: str = ""
+    ) -> Fetched:
         url = self._base + self._dialect.path(order_id, resource)
         headers = self._prepared(access)
         if validator:
             headers = {**headers, **_condition(validator)}
         answer = await self._engine.send("GET", url, headers, None, limit=self._limit)
         if answer.status == 200:
-            return self._accepted(resource, answer)
+            return self._accepted(resource, answer, known)
         if answer.status == 304 and validator:
             return Fetched(resource, 304, b"", duration_ms=answer.duration_ms, validator=validator, unmodified=True)
         if answer.status is None:
@@ -60,20 +63,33 @@ class HttpUpstream:
             answer.duration_ms,
         )
 
-    def _accepted(self, resource: Resource, answer: Answer) -> Fetched:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def _accepted(self, resource: Resource, answer: Answer, known: str) -> Fetched:
         body, problem = answer.body, ""
+        fingerprint = xxhash.xxh3_128_hexdigest(body)
+        if fingerprint == known and not answer.truncated:  # what was good then is good now
+            return Fetched(
+                resource, 200, b"", duration_ms=answer.duration_ms, validator=_validator(answer), unmodified=True
+            )
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             problem = f"content type {kind[:60] or 'missing'}"
         elif answer.truncated:
             problem = f"more than {self._limit} bytes"
         elif (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
             body, problem = decompress(body, encoding, self._limit)
+            fingerprint = xxhash.xxh3_128_hexdigest(body)
         if not problem and not body:
             problem = "empty"
         if problem:
             return Fetched(resource, 200, b"", Refusal.MALFORMED, problem, duration_ms=answer.duration_ms)
-        return Fetched(resource, 200, body, duration_ms=answer.duration_ms, validator=_validator(answer))
+        same, validator = fingerprint == known, _validator(answer)
+        return Fetched(
+            *(resource, 200, b"" if same else body),
+            duration_ms=answer.duration_ms,
+            validator=validator,
+            unmodified=same,
+            fingerprint="" if same else fingerprint,
+        )
 
     def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:
         return self._dialect.parse(resource, raw, order_id=order_id)

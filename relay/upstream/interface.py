@@ -36,7 +36,8 @@ class Fetched(msgspec.Struct, frozen=True):
     """One answer, not yet parsed. `raw` is the whole body, decoded, empty on a refusal; `detail` names no person.
 
     `validator` is what a later request may be conditional on: an entity tag, or `@` and a date (RFC 9110, section 8.8).
-    `unmodified`: upstream said that nothing changed since the one that was given (304).
+    `fingerprint` tells bodies apart. `unmodified`: nothing changed since the reading that was told of: upstream said so
+    (304), or the body is the same; then `raw` and `fingerprint` are empty.
     """
 
     resource: Resource
@@ -48,6 +49,7 @@ class Fetched(msgspec.Struct, frozen=True):
     duration_ms: float = 0.0
     validator: str = ""
     unmodified: bool = False
+    fingerprint: str = ""
 
     def __repr__(self) -> str:
         """Without the body: it may hold personal data."""
@@ -100,9 +102,11 @@ class Dialect(Protocol):
 class Upstream(Protocol):
     """The operations that the relay needs."""
 
-    async def fetch(self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "") -> Fetched:
-        """Read one resource, if it changed since the answer with that validator. Never raises for what upstream or the
-        network does."""
+    async def fetch(
+        self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "", known: str = ""
+    ) -> Fetched:
+        """Read one resource, if it changed since the answer with that validator, or with `known` as its fingerprint.
+        Never raises for what upstream or the network does."""
         ...
 
     def parse(self, resource: Resource, raw: bytes, *, order_id: OrderId) -> JsonObject:

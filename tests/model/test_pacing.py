@@ -38,7 +38,8 @@ def pool(arms: int = 300, rate: float = 10.0, **fields: int) -> Pool:
 def test_a_plan_keeps_its_bounds(rate: float, resource: Resource, stage: str) -> None:
     cadence = Cadence()
     low, high = cadence.bounds(resource, stage)
-    plan = Pacing(Hazards(), cadence).plan(pool(rate=rate), FIRST_FACTOR, "ret_1", resource, stage, 60.0, 1.5)
+    course = Pacing(Hazards(), cadence).course(pool(rate=rate), "ret_1", resource, stage, 1.5)
+    plan = course.plan(FIRST_FACTOR, 60.0)
 
     assert low <= plan.seconds <= high * 1.5
     assert (plan.klass == HELD) == (plan.seconds == low)
@@ -54,12 +55,16 @@ def test_classes_are_octaves(seconds: float, scale: float) -> None:
 
 def test_a_budget_cut_by_ten_takes_effect_at_once() -> None:
     pacing = Pacing(Hazards(), Cadence(floor=0.001))
-    arms = (FIRST_FACTOR, "ret_1", Resource.HANDLING, "acknowledged", 1e5, 1e9)
-    idle, before, after = (pacing.plan(pool(300, rate), *arms) for rate in (1_000.0, 10.0, 1.0))
 
-    assert idle.seconds == 5.0  # the floor
-    assert after.seconds == pytest.approx(10 * before.seconds, rel=0.05)
-    assert pacing.plan(pool(3_000, 10.0), *arms).seconds == pytest.approx(after.seconds, rel=0.05)
+    def planned(arms: int, rate: float) -> float:
+        course = pacing.course(pool(arms, rate), "ret_1", Resource.HANDLING, "acknowledged", 1e9)
+        return course.plan(FIRST_FACTOR, 1e5).seconds
+
+    idle, before, after = (planned(300, rate) for rate in (1_000.0, 10.0, 1.0))
+
+    assert idle == 5.0  # the floor
+    assert after == pytest.approx(10 * before, rel=0.05)
+    assert planned(3_000, 10.0) == pytest.approx(after, rel=0.05)
 
 
 @given(st.floats(0.01, 1e4), st.floats(0.01, 1e4), st.floats(1, 10))
@@ -90,7 +95,7 @@ def test_stages_that_change_unequally_often_share_the_tail_of_any_budget() -> No
     for rate in (10.0, 1.0):
         tail = TAIL * 300 / rate
         staging, delivering = (
-            pacing.plan(pool(300, rate), factor, "ret_1", Resource.HANDLING, stage, 1e5, 1e9).seconds
+            pacing.course(pool(300, rate), "ret_1", Resource.HANDLING, stage, 1e9).plan(factor, 1e5).seconds
             for stage in ("staging", "delivering")
         )
         assert staging == pytest.approx(tail)

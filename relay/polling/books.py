@@ -1,0 +1,79 @@
+"""What polls tell of themselves, gathered and entered into the metrics once for many: a metric takes a lock for each
+value, which for thousands of polls a second would cost more than deciding when each arm is polled next."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+from prometheus_client import Counter as PrometheusCounter
+from prometheus_client import Gauge
+
+from relay import labels, metrics
+from relay.model.orders import BY_SHORT, Resource
+from relay.store import keys
+from relay.store.order_records import ClaimedArm
+
+
+class Books:
+    """One a pump. `tally` counts polls by outcome."""
+
+    def __init__(self) -> None:
+        self.tally: Counter[str] = Counter()
+        self._late_s: list[float] = []
+        self._duration_s: list[float] = []
+        self._outcomes: Counter[tuple[Resource, str]] = Counter()
+        self._good: set[Resource] = set()
+
+    def asked(self, arm: ClaimedArm, late_s: float) -> None:
+        """A request set out, so many seconds after it was due."""
+        self._late_s.append(late_s)
+        if late_s > labels.LATE:
+            metrics.polls_late.labels(arm.stage.removesuffix("+")).inc()
+
+    def answered(self, duration_s: float) -> None:
+        self._duration_s.append(duration_s)
+
+    def good(self, arm: ClaimedArm) -> None:
+        """Upstream gave a good answer. The canary's is our own, which answers while the real one is away."""
+        if arm.retailer_id != keys.CANARY:
+            self._good.add(arm.resource)
+
+    def count(self, arm: ClaimedArm, outcome: str) -> None:
+        """What came of a poll."""
+        self.tally[outcome] += 1
+        self._outcomes[arm.resource, outcome] += 1
+
+    def unchanged(self, arms: Iterable[ClaimedArm]) -> None:
+        """Good answers that showed no change, and are in the tally already."""
+        for (pool_id, letter), count in Counter((arm.pool.id, arm.member[0]) for arm in arms).items():
+            resource = BY_SHORT[letter]
+            self._outcomes[resource, "unchanged"] += count
+            if not pool_id.endswith(_CANARY):
+                self._good.add(resource)
+
+    def enter(self) -> None:
+        """Put what was gathered into the metrics."""
+        late_s, self._late_s = self._late_s, []
+        duration_s, self._duration_s = self._duration_s, []
+        metrics.poll_lateness.observe_all(late_s)
+        metrics.poll_duration.observe_all(duration_s)
+        outcomes, self._outcomes = self._outcomes, Counter()
+        for (resource, outcome), count in outcomes.items():
+            _polls(resource, outcome).inc(count)
+        good, self._good = self._good, set()
+        for resource in good:
+            _last_success(resource).set(time.time())
+
+
+_CANARY = f"/{keys.CANARY}"
+
+
+@cache
+def _polls(resource: Resource, outcome: str) -> PrometheusCounter:
+    return metrics.polls.labels(labels.labelled(resource.value), outcome)
+
+
+@cache
+def _last_success(resource: Resource) -> Gauge:
+    return metrics.poll_last_success.labels(labels.labelled(resource.value))
