@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -74,14 +74,17 @@ class CanaryUpstream:
         self._real = real
         self._own = HttpUpstream(address(settings), engine, open_dialect(settings)) if settings.canary else None
 
-    async def fetch(
+    def fetch(
         self, access: Access, order_id: OrderId, resource: Resource, *, validator: str = "", known: str = ""
-    ) -> Fetched:
-        if order_id != ORDER:
-            return await self._real.fetch(access, order_id, resource, validator=validator, known=known)
+    ) -> Coroutine[Any, Any, Fetched]:
+        if order_id != ORDER:  # itself no coroutine: every poll of every order passes here
+            return self._real.fetch(access, order_id, resource, validator=validator, known=known)
+        return self._asked(access, resource, known)
+
+    async def _asked(self, access: Access, resource: Resource, known: str) -> Fetched:
         if self._own is None:
             return Fetched(resource, None, b"", Refusal.SERVER_ERROR, "the canary is off in this process")
-        fetched = await self._own.fetch(access, order_id, resource, known=known)
+        fetched = await self._own.fetch(access, ORDER, resource, known=known)
         if fetched.refusal is None:
             return fetched
         # A failure of its own kind: that the canary cannot be reached says nothing of how much upstream takes.

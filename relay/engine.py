@@ -167,9 +167,13 @@ class FastEngine:
                 builder = builder.body_bytes(body)
             exchange = builder.build_streamed()
             response = await exchange.__aenter__()
-            whole = False
+            reader, wanted, whole = response.body_reader, min(limit + 1, _AT_ONCE), False
             try:
-                got, whole = await _read(response.body_reader, limit)
+                chunk = await reader.read(wanted)
+                got = b"" if chunk is None else bytes(chunk)
+                whole = len(got) < wanted  # fewer bytes than it was asked for: that was the end
+                if not whole:
+                    got, whole = await _rest(reader, got, limit)
             finally:
                 if not whole:  # else nothing is left to close, and the engine was woken once less
                     await exchange.__aexit__(None, None, None)
@@ -188,19 +192,16 @@ class FastEngine:
         await self._client.close()
 
 
-async def _read(reader: ResponseBodyReader, limit: int) -> tuple[bytes, bool]:
-    """Up to one byte more than `limit`, and whether that was all. Chunks are joined once: a drip costs no quadratic
-    copies."""
-    chunks: list[bytes] = []
-    left, whole = limit + 1, False
+async def _rest(reader: ResponseBodyReader, first: bytes, limit: int) -> tuple[bytes, bool]:
+    """The rest of a body of which `first` is known, up to one byte more than `limit`, and whether that was all. Chunks
+    are joined once: a drip costs no quadratic copies."""
+    chunks, left, whole = [first], limit + 1 - len(first), False
     while left > 0 and not whole:
         wanted = min(left, _AT_ONCE)
         chunk = await reader.read(wanted)
-        size = 0 if chunk is None else len(chunk)
-        if chunk is not None:
-            chunks.append(bytes(chunk))
-        left, whole = left - size, size < wanted  # fewer than it was asked for: that was the end
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks), whole
+        chunks.append(b"" if chunk is None else bytes(chunk))
+        left, whole = left - len(chunks[-1]), len(chunks[-1]) < wanted
+    return b"".join(chunks), whole
 
 
 def classify(error: PyreqwestError) -> tuple[Failure, str]:

@@ -209,7 +209,9 @@ def _watch(seconds: list[float], hazards: Sequence[float], since: float, until: 
         seconds[cell] += until - at
         return hazards[cell] * (until - at)
     while until > at:
-        end = min(until, EDGES[cell + 1])
+        end = EDGES[cell + 1]
+        if end > until:
+            end = until
         seconds[cell] += end - at
         expected += hazards[cell] * (end - at)
         at, cell = end, cell + 1

@@ -22,8 +22,6 @@ class Books:
         self.tally: Counter[str] = Counter()
         self._late_s: list[float] = []
         self._duration_s: list[float] = []
-        self._outcomes: Counter[tuple[Resource, str]] = Counter()
-        self._good: set[Resource] = set()
 
     def asked(self, arm: ClaimedArm, late_s: float) -> None:
         """A request set out, so many seconds after it was due."""
@@ -37,33 +35,26 @@ class Books:
     def good(self, arm: ClaimedArm) -> None:
         """Upstream gave a good answer. The canary's is our own, which answers while the real one is away."""
         if arm.retailer_id != keys.CANARY:
-            self._good.add(arm.resource)
+            _last_success(arm.resource).set(time.time())
 
     def count(self, arm: ClaimedArm, outcome: str) -> None:
         """What came of a poll."""
         self.tally[outcome] += 1
-        self._outcomes[arm.resource, outcome] += 1
+        _polls(arm.resource, outcome).inc()
 
     def unchanged(self, arms: Iterable[ClaimedArm]) -> None:
         """Good answers that showed no change, and are in the tally already."""
         for (pool_id, letter), count in Counter((arm.pool.id, arm.member[0]) for arm in arms).items():
-            resource = BY_SHORT[letter]
-            self._outcomes[resource, "unchanged"] += count
+            _polls(BY_SHORT[letter], "unchanged").inc(count)
             if not pool_id.endswith(_CANARY):
-                self._good.add(resource)
+                _last_success(BY_SHORT[letter]).set(time.time())
 
     def enter(self) -> None:
-        """Put what was gathered into the metrics."""
+        """Put the times that were gathered into the metrics."""
         late_s, self._late_s = self._late_s, []
         duration_s, self._duration_s = self._duration_s, []
         metrics.poll_lateness.observe_all(late_s)
         metrics.poll_duration.observe_all(duration_s)
-        outcomes, self._outcomes = self._outcomes, Counter()
-        for (resource, outcome), count in outcomes.items():
-            _polls(resource, outcome).inc(count)
-        good, self._good = self._good, set()
-        for resource in good:
-            _last_success(resource).set(time.time())
 
 
 _CANARY = f"/{keys.CANARY}"

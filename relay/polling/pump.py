@@ -167,7 +167,7 @@ class PollPump:
         # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher. Where there
         # is a budget, nothing may: behind the rest it would come too late for its turn.
         self._paid = self._paid or paid > 0
-        self._ahead = BATCH if claim.arms and not self._paid else 0
+        self._ahead = 2 * BATCH if claim.arms and not self._paid else 0
         self._queue.extend(claim.arms)
         self._hire(limit)
         metrics.concurrency_limit.set(limit)
@@ -203,7 +203,13 @@ class PollPump:
                 self._hire(limit)
             if len(fetchers) + len(queue) - self._ahead <= few:
                 self._room.set()
-            await self._poll(arm)
+            try:
+                await self._poll(arm)
+            except asyncio.CancelledError:
+                self._verdicts.release(arm)
+                raise
+            except Exception as error:
+                self._failed(arm, error)
         # At once, and not when the loop comes round: else all leave that see the limit exceeded, and not the surplus.
         fetchers.discard(asyncio.current_task())
 
@@ -215,24 +221,17 @@ class PollPump:
 
     # ── one arm ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _poll(self, arm: ClaimedArm) -> None:
-        log = self._log
-        try:
-            await self._poll_once(arm)
-        except asyncio.CancelledError:
-            self._verdicts.release(arm)
-            raise
-        except StoreUnavailable as error:
-            if error.code == STORE_FULL:
-                self._pressure.refused()
-            log.warning("poll.store_unavailable", error=error.detail)
-        except Exception:
+    def _failed(self, arm: ClaimedArm, error: Exception) -> None:
+        if not isinstance(error, StoreUnavailable):
             self._books.count(arm, "failed")
-            log.exception(
-                "poll.failed", retailer_id=arm.retailer_id, order_id=arm.order_id, resource=arm.resource.value
-            )
+            about = {"retailer_id": arm.retailer_id, "order_id": arm.order_id, "resource": arm.resource.value}
+            self._log.error("poll.failed", exc_info=error, **about)
+            return
+        if error.code == STORE_FULL:
+            self._pressure.refused()
+        self._log.warning("poll.store_unavailable", error=error.detail)
 
-    async def _poll_once(self, arm: ClaimedArm) -> None:
+    async def _poll(self, arm: ClaimedArm) -> None:
         access = self._access.known(arm)
         if access is None:
             try:

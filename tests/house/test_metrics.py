@@ -21,7 +21,7 @@ LABELS = {
     *("group", "result"),  # the first part of a path; what came of an action, a commit or a ring
     "digest",  # of the settings: one a deployment, two while it changes
 }
-SETTING = {"set", "inc", "dec", "observe", "labels", "set_function"}
+SETTING = {"set", "inc", "dec", "observe", "observe_all", "labels", "set_function"}
 
 
 def named() -> dict[str, MetricWrapperBase]:
