@@ -78,15 +78,15 @@ class TokenBroker:
 
     async def access(self, holder: TokenHolder) -> Access:
         """The token for an order. Raises AccessRefused."""
-        if (access := self.known(holder)) is not None:
-            return access
         key = (holder.retailer_id, holder.order_id)
         if not holder.token_revision or self._refused.get(key) == holder.token_revision:
             return await self._minted(holder, None)
-        token = await self._opened(holder)
-        if len(self._given) >= _KEPT:
-            self._given.clear()
-        self._given[key] = _Given(holder.token_revision, token.expires_ms, Access(token.token))
+        given = self._given.get(key)
+        if given is None or given.revision != holder.token_revision:
+            token = await self._opened(holder)
+            if len(self._given) >= _KEPT:
+                self._given.clear()
+            self._given[key] = _Given(holder.token_revision, token.expires_ms, Access(token.token))
         if (access := self.known(holder)) is not None:
             return access
         if await self._can_mint(holder):

@@ -131,7 +131,7 @@ def klass(seconds: float, scale: float) -> int:
 class Course:
     """How one pool's arms of one resource and stage are paced: what is the same for all of them is worked out once."""
 
-    __slots__ = ("_base", "_bounds", "_mean", "_pool", "_scale", "_tempo", "strand")
+    __slots__ = ("_base", "_bounds", "_mean", "_pool", "_scale", "strand")
 
     def __init__(
         self, pool: Pool, strand: Strand, scale: float, mean_s: float, bounds: tuple[float, float], stretch: float
@@ -142,13 +142,12 @@ class Course:
         self._mean = mean_s
         self._bounds = (bounds[0], bounds[1] * stretch)
         self._base = math.pow(mean_s / scale, POWER + 1)
-        self._tempo = strand.tempo.factor
 
     def plan(self, factor: float, age_s: float) -> Plan:
         """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
         time since the arm's last known change."""
         scale, (low, high) = self._scale, self._bounds
-        threshold = math.exp(factor) * self._base / self._tempo
+        threshold = math.exp(factor) * self._base / self.strand.tempo.factor
         age = age_s / scale if age_s > 0.0 else 0.0
         seconds = timely(reach(self.strand.hazards, age, threshold) * scale, TAIL * self._mean)
         if seconds <= low:

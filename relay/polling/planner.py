@@ -39,7 +39,7 @@ class Planner:
         """Learn from answers that showed no change (arms, and when each was asked, ms), and say when each is read
         again. A worker does this for thousands of arms a second, so what arms have in common is worked out once."""
         scale = self.cadence.scale
-        first_age_ms, passed = round(FIRST_AGE * scale * 1000), 1 / (1000 * scale)
+        first_age_ms = round(FIRST_AGE * scale * 1000)
         courses: dict[tuple[str, str, str], tuple[Course, Pool, bool]] = {}
         dues = []
         for arm, started_ms in polls:
@@ -52,7 +52,8 @@ class Planner:
             if learns and 0 < read_at_ms < started_ms:
                 if pool.rate > 0:
                     self._adjust(arm, course, started_ms)
-                course.strand.quiet((read_at_ms - changed_ms) * passed, (started_ms - changed_ms) * passed)
+                since, until = (read_at_ms - changed_ms) / 1000 / scale, (started_ms - changed_ms) / 1000 / scale
+                course.strand.quiet(since, until)
             plan = course.plan(self._factor(pool), (started_ms - changed_ms) / 1000)
             dues.append(Due(round(plan.seconds * 1000), plan.klass))
         return dues

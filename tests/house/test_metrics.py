@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from relay import labels, metrics
-from relay.declaring import DECLARED
+from relay.declaring import DECLARED, GatheredHistogram
 from tests.support import metrics_table
 
 ROOT = Path(__file__).parents[2]
@@ -95,3 +96,18 @@ def test_a_process_shows_what_it_sets_and_nothing_else(role: str) -> None:
     if role == "poll":
         assert 'relay_polls_total{outcome="changed",resource="items"} 0.0' in done.stdout
         assert 'pump="deliver"' not in done.stdout
+
+
+def test_a_histogram_takes_many_values_as_it_would_each() -> None:
+    apart, together = CollectorRegistry(), CollectorRegistry()
+    values = [0.0, 0.5, 0.50001, 1.0, 2.0, 99.0]
+    buckets = (0.5, 1.0, 2.0)
+    many = GatheredHistogram("h", "text", buckets=buckets, registry=together)
+    for _ in range(2):
+        many.observe_all(values)
+    many.observe_all([])
+    each_ = GatheredHistogram("h", "text", buckets=buckets, registry=apart)
+    for value in values + values:
+        each_.observe(value)
+
+    assert generate_latest(together) == generate_latest(apart)

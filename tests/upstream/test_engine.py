@@ -147,3 +147,45 @@ def test_a_configured_proxy_is_used_and_no_other(monkeypatch: pytest.MonkeyPatch
     answer = asyncio.run(main())
     assert (answer.status, answer.body) == (200, b"ok"), answer
     assert seen == [b"POST http://shop.example.com/hook HTTP/1.1"]
+
+
+@pytest.mark.parametrize("limit", [10, 65_535, 65_536, 131_072, 1 << 20])
+def test_a_body_is_read_to_its_end_or_to_the_limit(limit: int) -> None:
+    for size in (0, 1, limit - 1, limit, limit + 1, 65_535, 65_536, 65_537, 131_072, 300_000):
+        body = bytes(n % 251 for n in range(size))
+        chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + (
+            b"%x\r\n%b\r\n" % (size, body) if size else b""
+        )
+        for whole in (b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (size, body), chunked + b"0\r\n\r\n"):
+            answer = ask(answering(whole), limit=limit)
+            assert (answer.status, answer.failure, answer.truncated) == (200, None, size > limit), (size, answer.detail)
+            assert answer.body == body[:limit]
+
+
+def test_connections_are_used_again_after_a_whole_body_and_not_after_a_cut_one() -> None:
+    """What was not read to its end must not be taken for the answer to the next request."""
+    connections = requests = 0
+
+    async def counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections, requests
+        connections += 1
+        while await reader.readuntil(b"\r\n\r\n"):
+            requests += 1
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5000000\r\n\r\n" + b"%05d" % requests * 1_000_000)
+
+    async def main() -> None:
+        engine = FastEngine()
+        async with peer(counting) as port:
+
+            async def send(limit: int) -> bytes:
+                answer = await engine.send("GET", f"http://127.0.0.1:{port}/", {}, None, limit=limit)
+                return answer.body
+
+            assert [(await send(5_000_000))[-5:] for _ in range(3)] == [b"00001", b"00002", b"00003"]
+            assert connections == 1
+            assert await send(10) == b"0000400004"
+            assert await send(5_000_000) == b"00005" * 1_000_000
+            assert connections == 2
+            await engine.aclose()
+
+    asyncio.run(main())

@@ -1,0 +1,61 @@
+"""A batch of quiet answers teaches and plans what each of them would by itself."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.model.cadence import Cadence
+from relay.model.lifecycle import Policy
+from relay.model.orders import Tracking
+from relay.model.pacing import FIRST_FACTOR, Pool
+from relay.polling.planner import Planner
+from relay.store import keys
+from relay.store.arms import Arms
+from relay.store.order_records import ClaimedArm
+from relay.store.redis import Db, open_client
+
+NOW = 1_764_000_000_000
+
+
+def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[ClaimedArm, int]]:
+    """Arms as they are claimed, with the times when they were asked."""
+    found = []
+    for number in range(count):
+        read_at = dice.choice([0, NOW - dice.randrange(1, 400_000)])
+        claimed = ClaimedArm(
+            *(f"{dice.choice('him')}/o-{number}", 0, str(NOW + 15_000), NOW),
+            due_ms=NOW - dice.randrange(-2_000, 60_000),
+            fingerprint="f" * 32,
+            read_at_ms=read_at,
+            user="",
+            token_revision="1",
+            tracking=Tracking.ACTIVE,
+            status=dice.choice(["", "picking", "picking+", "delivering"]),
+            troubled="",
+            changed_ms=dice.choice([0, NOW - dice.randrange(1, 3_000_000)]),
+            validator="",
+            pool=dice.choice(pools),
+        )
+        found.append((claimed, NOW + dice.randrange(200)))
+    return found
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from([1.0, 0.01]))
+def test_a_batch_of_quiet_polls_is_learnt_from_as_one_by_one(dice: random.Random, scale: float) -> None:
+    pools = [
+        Pool("shared/ret_1", 300, 100, 120, 2, 12.0, FIRST_FACTOR),
+        Pool("shared/ret_2", 60, 20, 120, 2, 12.0, FIRST_FACTOR + 1),
+        Pool("own/ret_3", 60, 20, 20, 1, 0.0, FIRST_FACTOR),
+        Pool(f"shared/{keys.CANARY}", 3, 1, 120, 2, 12.0, FIRST_FACTOR),
+    ]
+    policy = Policy(Cadence(scale=scale, floor=0.001))
+    together, apart = (Planner(Arms(Db(open_client("redis://127.0.0.1:1"))), policy) for _ in range(2))
+
+    polls = arms(dice, pools, 19)  # fewer than those after which hazards are derived anew
+    dues = together.reread(polls)
+    for (arm, asked_ms), due in zip(polls, dues, strict=True):
+        assert due == apart.due(arm, arm.stage, apart.read(arm, asked_ms), asked_ms)
+
+    assert together.drain() == apart.drain()
+    assert together._hazards.drain() == apart._hazards.drain()
