@@ -14,60 +14,78 @@ local width, early, guaranteed, spend = tonumber(ARGV[4]), tonumber(ARGV[5]), to
 local now = now_ms()
 local until_ms = string.format('%.0f', now + lease)
 local exceeded, pools, arms = 0, {}, {}
-local widths = {}
+local sub, floor = string.sub, math.floor
+local widths, fields = {}, {}
 for class = 2, CLASSES - 1 do
   widths[class] = width * 2 ^ (class - 1.5)
 end
 widths[CLASSES - 1] = width * 2 ^ 5.5
 
--- The first arm of a class that nobody took yet: its member and due time.
-local function head(pool, class)
-  local rows = pool.rows[class]
-  if not rows or rows.at > #rows then
-    if rows and rows.last then
-      return nil
-    end
-    local size = rows and math.min(rows.size * 4, 256) or 1
-    local found = redis.call('ZRANGE', due_key(pool.id, class), 0, size - 1, 'WITHSCORES')
-    found.at, found.size, found.last = 1, size, #found < 2 * size
-    pool.rows[class] = found
-    rows = found
+-- What is stored of an arm, in the order in which it is used below.
+local function fields_of(arm)
+  local letter = sub(arm, 1, 1)
+  local names = fields[letter]
+  if not names then
+    names = {'t', 'f' .. letter, 'w' .. letter, 'u', 'kv', 'g', 'b' .. letter, 'a' .. letter, 'e' .. letter}
+    fields[letter] = names
   end
-  return rows[rows.at], tonumber(rows[rows.at + 1])
+  return names
+end
+
+-- Read on in a class, behind the arms that were taken: they stand there until all is written. `rows.from`: how many arms
+-- stand before the first of these rows; `heads`: when the first arm that nobody took is due. Most classes of most pools
+-- give few arms, so the first rows are few, and what is read in vain stays below what is used.
+local function read_on(pool, class, from, size)
+  local rows = redis.call('ZRANGE', pool.due .. class, from, from + size - 1, 'WITHSCORES')
+  rows.at, rows.from, rows.size, rows.last = 1, from, size, #rows < 2 * size
+  pool.rows[class], pool.heads[class] = rows, tonumber(rows[2])
+end
+
+-- Take the first arm of a class.
+local function take(pool, class)
+  local rows, due = pool.rows[class], pool.heads[class]
+  local at = rows.at
+  rows.at, pool.found = at + 2, nil
+  if at + 2 < #rows or rows.last then
+    pool.heads[class] = tonumber(rows[at + 3])
+  else
+    read_on(pool, class, rows.from + rows.size, math.min(rows.size * 4, 64))
+  end
+  return rows[at], due
 end
 
 -- The class to take from: urgent arms, then turn about those never read and those overdue, then what may be early.
 local function choose(pool, may_be_early)
-  local arm, at = head(pool, 0)
-  if arm and at <= now then
+  local heads, classes = pool.heads, pool.classes
+  if heads[0] and heads[0] <= now then
     return 0
   end
   local best, most
-  for class = 2, CLASSES - 1 do
-    arm, at = head(pool, class)
-    if arm then
+  for n = 1, #classes do
+    local class = classes[n]
+    local at = heads[class]
+    if at then
       local late = (now - at) / widths[class]
       if (not most or late > most) and (class < CLASSES - 1 or late >= 0) then
         best, most = class, late
       end
     end
   end
-  arm, at = head(pool, 1)
-  if arm and at <= now and (pool.turn or not most or most < 0) then
+  if heads[1] and heads[1] <= now and (pool.turn or not most or most < 0) then
     return 1
   end
-  if most and (most >= 0 or (may_be_early and most >= -early)) then
-    return best
-  end
+  return most and (most >= 0 or (may_be_early and most >= -early)) and best
 end
 
 -- When something of the pool can be claimed next.
 local function next_of(pool, budgeted)
-  local soonest = redis.call('ZRANGE', P .. 'claimed:' .. pool.id, 0, 0, 'WITHSCORES')[2]
-  soonest = soonest and tonumber(soonest)
+  local soonest = tonumber(redis.call('ZRANGE', pool.claimed, 0, 0, 'WITHSCORES')[2])
   for class = 0, CLASSES - 1 do
-    local arm, at = head(pool, class)
-    if arm then
+    local at, off = pool.heads[class], pool.off[class]
+    if off then
+      at = math.min(at or off[1], off[1])
+    end
+    if at then
       if budgeted and class > 1 and class < CLASSES - 1 then
         at = at - early * widths[class]
       end
@@ -79,26 +97,55 @@ local function next_of(pool, budgeted)
   return soonest
 end
 
+-- `rows`: by class, what was read of it; `classes`: those from 2 on that are not empty; `granted`: end of lease and arm in
+-- turn; `off`: by class, until when and which arms are put off, in turn; `found`: what `choose` said, nil when it is to
+-- be asked.
 local function open_pool(credential, retailer, load)
-  local pool = {id = credential .. '/' .. retailer, retailer = retailer, rows = {}, arms = 0}
-  local claimed = P .. 'claimed:' .. pool.id
-  for _, arm in ipairs(redis.call('ZRANGEBYSCORE', claimed, '-inf', now, 'LIMIT', 0, 256)) do
-    redis.call('ZREM', claimed, arm)
-    put_arm(credential, retailer, arm, 0, now)
+  local id = credential .. '/' .. retailer
+  local pool = {id = id, retailer = retailer, due = due_key(id, ''), claimed = P .. 'claimed:' .. id,
+    order = P .. 'order:' .. retailer .. ':', rows = {}, heads = {}, classes = {}, granted = {}, off = {}}
+  local expired, urgent = redis.call('ZRANGEBYSCORE', pool.claimed, '-inf', now, 'LIMIT', 0, 256), {}
+  for n, arm in ipairs(expired) do
+    urgent[2 * n - 1], urgent[2 * n] = now, arm
   end
-  local known = redis.call('HMGET', P .. 'pool:' .. pool.id, 'x', 'v', 'turn')
+  for_many('ZREM', pool.claimed, expired)
+  for_many('ZADD', pool.due .. 0, urgent)
+  for class = 0, CLASSES - 1 do
+    read_on(pool, class, 0, 4)
+    if class > 1 and pool.heads[class] then
+      pool.classes[#pool.classes + 1] = class
+    end
+  end
+  local known = redis.call('HMGET', P .. 'pool:' .. id, 'x', 'v', 'turn')
   pool.factor, pool.time, pool.turn = known[1] or '', tonumber(known[2] or '0'), known[3] == '1'
   pool.orders = tonumber(redis.call('HGET', load, retailer) or '0')
   return pool
 end
 
-local function describe(pool, all, retailers, rate)
-  local arms = redis.call('ZCARD', P .. 'claimed:' .. pool.id)
-  for class = 0, CLASSES - 1 do
-    arms = arms + redis.call('ZCARD', due_key(pool.id, class))
+-- Write what became of the arms that were taken: they are the first of their classes. What frees memory comes first, since
+-- a full Redis lets a script go on that has written something; and between the first and the last nothing can fail.
+local function write(pool)
+  for class, rows in pairs(pool.rows) do
+    local taken = rows.from + (rows.at - 1) / 2
+    if taken > 0 then
+      redis.call('ZREMRANGEBYRANK', pool.due .. class, 0, taken - 1)
+    end
   end
-  pool.number = #pools
-  pools[#pools + 1] = {pool.id, arms, pool.orders, all, retailers, rate, pool.factor}
+  for_many('ZADD', pool.claimed, pool.granted)
+  for class, off in pairs(pool.off) do
+    for_many('ZADD', pool.due .. class, off)
+  end
+end
+
+-- A pool as it is returned, once everything is written.
+local function describe(pool)
+  local count = redis.call('ZCARD', pool.claimed)
+  for class, rows in pairs(pool.rows) do
+    if rows[1] or rows.from > 0 then
+      count = count + redis.call('ZCARD', pool.due .. class)
+    end
+  end
+  return {pool.id, count, pool.orders, pool.all, pool.retailers, pool.rate, pool.factor}
 end
 
 for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 64)) do
@@ -129,40 +176,46 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
   end
   -- Retailers take turns by their shares; only when nobody has anything due may somebody be early.
   for round = 1, rate > 0 and 2 or 1 do
+    for _, pool in ipairs(opened) do
+      pool.found = nil
+    end
     while granted < room and moved < 2000 do
-      local pool, class
-      for _, one in ipairs(opened) do
+      local pool
+      for n = 1, #opened do
+        local one = opened[n]
         if not pool or one.time < pool.time then
-          local found = choose(one, round == 2)
-          if found then
-            pool, class = one, found
+          if one.found == nil then
+            one.found = choose(one, round == 2) or false
+          end
+          if one.found then
+            pool = one
           end
         end
       end
       if not pool then
         break
       end
-      local rows = pool.rows[class]
-      local arm, due = rows[rows.at], rows[rows.at + 1]
-      rows.at = rows.at + 2
-      local letter, order = string.match(arm, '^(%a)/(.*)$')
-      local f = redis.call('HMGET', P .. 'order:' .. pool.retailer .. ':' .. order, 'r', 'f' .. letter, 'w' .. letter,
-        'u', 'kv', 't', 'g', 'b' .. letter, 'a' .. letter, 'e' .. letter)
-      redis.call('ZREM', due_key(pool.id, class), arm)
+      local class = pool.found
+      local arm, due = take(pool, class)
+      local f = redis.call('HMGET', pool.order .. sub(arm, 3), unpack(fields_of(arm)))
       if not f[1] then
         moved = moved + 1
       elseif mint > now and not f[5] and not (f[4]
           and redis.call('EXISTS', P .. 'token:' .. credential .. ':' .. redis.sha1hex(f[4])) == 1) then
         -- No token is to be had before the gate opens: the arm waits, and costs no request.
-        put_arm(credential, pool.retailer, arm, class, mint)
+        local off = pool.off[class] or {}
+        pool.off[class] = off
+        off[#off + 1], off[#off + 2] = mint, arm
         moved = moved + 1
       else
-        redis.call('ZADD', P .. 'claimed:' .. pool.id, until_ms, arm)
         if not pool.number then
-          describe(pool, all, retailers, rate)
+          pool.number, pool.all, pool.retailers, pool.rate = #pools, all, retailers, rate
+          pools[#pools + 1] = pool
         end
-        arms[#arms + 1] = {arm, pool.number, until_ms, math.floor(tat + 0.5), tonumber(due), f[2] or '',
-          tonumber(f[3] or '0'), f[4] or '', f[5] or '', f[6], f[7] or '', f[8] or '', tonumber(f[9] or '0'), f[10] or ''}
+        local size = #pool.granted
+        pool.granted[size + 1], pool.granted[size + 2] = until_ms, arm
+        arms[#arms + 1] = {arm, pool.number, until_ms, floor(tat + 0.5), due, f[2] or '', tonumber(f[3] or '0'),
+          f[4] or '', f[5] or '', f[1], f[6] or '', f[7] or '', tonumber(f[8] or '0'), f[9] or ''}
         granted = granted + 1
         if exceeds(counts, tat, full) then
           exceeded = exceeded + 1
@@ -177,10 +230,12 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
     end
   end
   for _, pool in ipairs(opened) do
+    write(pool)
+  end
+  for _, pool in ipairs(opened) do
     if pool.number then
       redis.call('HSET', P .. 'pool:' .. pool.id, 'v', string.format('%.3f', pool.time), 'turn', pool.turn and '1' or '0')
     end
-    pool.rows = {}
     local at = next_of(pool, rate > 0)
     if at then
       redis.call('ZADD', P .. 'pools:' .. credential, string.format('%.0f', at), pool.retailer)
@@ -207,6 +262,9 @@ for _, credential in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'L
   if want <= 0 then
     break
   end
+end
+for number, pool in ipairs(pools) do
+  pools[number] = describe(pool)
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 return cmsgpack.pack({now, tonumber(first[2] or '-1'), exceeded, pools, arms})

@@ -6,6 +6,13 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- A command on one key for many arguments, or pairs of them: in parts, since a call in Lua takes a few thousand at most.
+local function for_many(command, key, list)
+  for first = 1, #list, 400 do
+    redis.call(command, key, unpack(list, first, math.min(first + 399, #list)))
+  end
+end
+
 -- Due arms. A pool is "<credential>/<retailer>", an arm in it "<resource letter>/<order>". Unclaimed arms stand in
 -- classes by due time (relay/model/pacing.py says in which), claimed ones apart by the end of their lease.
 local CLASSES = 16

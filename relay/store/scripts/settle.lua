@@ -11,35 +11,70 @@
 -- Returns how many leases had been lost (their arms are due by somebody else's word).
 local now = now_ms()
 local lost = 0
+local sub = string.sub
 local given = cmsgpack.unpack(ARGV[1])
 local pools, arms = given[1], given[2]
-local soonest = {}
-for number, pool in ipairs(pools) do
+for _, pool in ipairs(pools) do
   pool.id = pool[1] .. '/' .. pool[2]
-  pool.claimed = P .. 'claimed:' .. pool.id
-  pool.again = redis.call('EXISTS', P .. 'again:' .. pool.id) == 1
+  pool.order, pool.claimed, pool.again = P .. 'order:' .. pool[2] .. ':', P .. 'claimed:' .. pool.id, P .. 'again:' .. pool.id
+  pool.hastened = redis.call('EXISTS', pool.again) == 1
+  pool.members, pool.leases, pool.ended, pool.due = {}, {}, {}, {}
   if pool[3] ~= 0 then
     redis.call('HSETNX', P .. 'pool:' .. pool.id, 'x', pool[4])
     redis.call('HINCRBYFLOAT', P .. 'pool:' .. pool.id, 'x', pool[3])
   end
 end
+
+-- The leases as they stand. One that is settled here is none any more for a second settlement of the same arm.
 for i = 1, #arms, 10 do
-  local arm, number, lease = arms[i], arms[i + 1] + 1, arms[i + 2]
-  local pool = pools[number]
-  local letter, order = string.match(arm, '^(%a)/(.*)$')
-  local key = P .. 'order:' .. pool[2] .. ':' .. order
-  local known = redis.call('HMGET', key, 'r', 'w' .. letter, 'f' .. letter, 'v')
+  local members = pools[arms[i + 1] + 1].members
+  members[#members + 1] = arms[i]
+end
+for _, pool in ipairs(pools) do
+  local members, leases = pool.members, pool.leases
+  for first = 0, #members - 1, 400 do
+    local scores = redis.call('ZMSCORE', pool.claimed, unpack(members, first + 1, math.min(first + 400, #members)))
+    for n = 1, #scores do
+      leases[members[first + n]] = scores[n]
+    end
+  end
+end
+
+-- `ended`: arms that are not claimed any more; `due`: by class, when and which arms are due, in turn. Both are written at
+-- the end, one after the other, so that no error can leave an arm in neither; and after the readings, so that a full Redis
+-- refuses all of them or, where there are none, takes the arms back.
+local function put_back(pool, arm, delay, class)
+  local at = now + delay
+  local soon = class > 0 and math.min(at, now + 0.25 * delay) or at
+  if not pool.soonest or soon < pool.soonest then
+    pool.soonest = soon
+  end
+  local due = pool.due[class]
+  if not due then
+    due = {}
+    pool.due[class] = due
+  end
+  local size = #due
+  due[size + 1], due[size + 2] = at, arm
+end
+
+for i = 1, #arms, 10 do
+  local arm, lease = arms[i], arms[i + 2]
+  local pool = pools[arms[i + 1] + 1]
+  local letter, key = sub(arm, 1, 1), pool.order .. sub(arm, 3)
+  local ended = pool.ended
+  local known = redis.call('HMGET', key, 'v', 'w' .. letter, 'f' .. letter)
   if known[1] then
     local read_at, fingerprint, trouble, validator = arms[i + 5], arms[i + 6], arms[i + 7], arms[i + 8]
     local holds, moved = arms[i + 9], false
-    if holds ~= '' and holds ~= 'f' .. (known[3] or '') and holds ~= 'v' .. known[4] then
+    if holds ~= '' and holds ~= 'f' .. (known[3] or '') and holds ~= 'v' .. known[1] then
       read_at, validator, moved = '', '', true
     end
-    if read_at ~= '' and tonumber(read_at) > tonumber(known[2] or '0') then
+    if read_at ~= '' and read_at > tonumber(known[2] or '0') then
       if fingerprint ~= '' then
-        redis.call('HSET', key, 'w' .. letter, string.format('%.0f', read_at), 'f' .. letter, fingerprint)
+        redis.call('HSET', key, 'w' .. letter, read_at, 'f' .. letter, fingerprint)
       else
-        redis.call('HSET', key, 'w' .. letter, string.format('%.0f', read_at))
+        redis.call('HSET', key, 'w' .. letter, read_at)
       end
     end
     if trouble == '-' then
@@ -52,26 +87,33 @@ for i = 1, #arms, 10 do
     elseif validator ~= '' then
       redis.call('HSET', key, 'e' .. letter, validator)
     end
-    local score = redis.call('ZSCORE', pool.claimed, arm)
-    if score and tonumber(score) == tonumber(lease) then
+    local score = pool.leases[arm]
+    -- Servers write a score as 1800000000000 or as 1.8e+12.
+    if score and (score == lease or tonumber(score) == tonumber(lease)) then
       local delay, class = arms[i + 3], arms[i + 4]
-      redis.call('ZREM', pool.claimed, arm)
-      if pool.again and redis.call('SREM', P .. 'again:' .. pool.id, arm) == 1 or moved then
+      pool.leases[arm] = false
+      ended[#ended + 1] = arm
+      if pool.hastened and redis.call('SREM', pool.again, arm) == 1 or moved then
         delay, class = 0, 0
       end
       if delay ~= '' then
-        local at = now + tonumber(delay)
-        put_arm(pool[1], pool[2], arm, class, at)
-        soonest[number] = math.min(soonest[number] or at, class > 0 and now + 0.25 * delay or at)
+        put_back(pool, arm, delay, class)
       end
     else
       lost = lost + 1
     end
   else
-    redis.call('ZREM', pool.claimed, arm)
+    ended[#ended + 1] = arm
   end
 end
-for number, at in pairs(soonest) do
-  stand(pools[number][1], pools[number][2], at)
+
+for _, pool in ipairs(pools) do
+  for_many('ZREM', pool.claimed, pool.ended)
+  for class, due in pairs(pool.due) do
+    for_many('ZADD', due_key(pool.id, class), due)
+  end
+  if pool.soonest then
+    stand(pool[1], pool[2], pool.soonest)
+  end
 end
 return lost
