@@ -3,7 +3,7 @@ value, which for thousands of polls a second would cost more than deciding when 
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache
 
 from prometheus_client import Counter as PrometheusCounter
@@ -42,12 +42,15 @@ class Books:
         self.tally[outcome] += 1
         _polls(arm.resource, outcome).inc()
 
-    def unchanged(self, arms: Iterable[ClaimedArm]) -> None:
+    def unchanged(self, arms: Sequence[ClaimedArm]) -> None:
         """Good answers that showed no change, and are in the tally already."""
-        for (pool_id, letter), count in Counter((arm.pool.id, arm.member[0]) for arm in arms).items():
-            _polls(BY_SHORT[letter], "unchanged").inc(count)
-            if not pool_id.endswith(_CANARY):
-                _last_success(BY_SHORT[letter]).set(time.time())
+        letters = "".join([arm.member[0] for arm in arms])
+        for letter in set(letters):
+            _polls(BY_SHORT[letter], "unchanged").inc(letters.count(letter))
+        if any(pool_id.endswith(_CANARY) for pool_id in {arm.pool.id for arm in arms}):
+            letters = "".join([arm.member[0] for arm in arms if not arm.pool.id.endswith(_CANARY)])
+        for letter in set(letters):
+            _last_success(BY_SHORT[letter]).set(time.time())
 
     def enter(self) -> None:
         """Put the times that were gathered into the metrics."""

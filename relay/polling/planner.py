@@ -35,14 +35,15 @@ class Planner:
     def cadence(self) -> Cadence:
         return self._policy.cadence
 
-    def reread(self, polls: Sequence[tuple[ClaimedArm, int]]) -> list[Due]:
-        """Learn from answers that showed no change (arms, and when each was asked, ms), and say when each is read
-        again. A worker does this for thousands of arms a second, so what arms have in common is worked out once."""
+    def reread(self, polls: Sequence[tuple[ClaimedArm, int, str]]) -> list[Due]:
+        """Learn from answers that showed no change, and say when each arm is read again. They come with the times (ms)
+        when they were asked for, and with something else. A worker does this for thousands of arms a second, so what
+        arms have in common is worked out once."""
         scale = self.cadence.scale
         first_age_ms = round(FIRST_AGE * scale * 1000)
         courses: dict[tuple[str, str, str], tuple[Course, Pool, bool]] = {}
         dues = []
-        for arm, started_ms in polls:
+        for arm, started_ms, _ in polls:
             kind = (arm.pool.id, arm.member[0], arm.status)
             known = courses.get(kind)
             if known is None:

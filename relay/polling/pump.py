@@ -167,7 +167,7 @@ class PollPump:
         # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher. Where there
         # is a budget, nothing may: behind the rest it would come too late for its turn.
         self._paid = self._paid or paid > 0
-        self._ahead = 2 * BATCH if claim.arms and not self._paid else 0
+        self._ahead = BATCH if claim.arms and not self._paid else 0
         self._queue.extend(claim.arms)
         self._hire(limit)
         metrics.concurrency_limit.set(limit)
@@ -304,7 +304,7 @@ class PollPump:
 
 def _enough(limit: int) -> int:
     """For how many arms a claim is worth its round trip."""
-    return max(1, min(limit, BATCH) // 2)
+    return max(1, min(limit, BATCH // 2) // 2)
 
 
 async def _first(work: Coroutine[Any, Any, Any], timeout: float) -> None:

@@ -1,7 +1,7 @@
 """Arms on their way back: gathered for a moment, then written together."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -14,8 +14,8 @@ from relay.store.order_records import ClaimedArm, Settlement
 
 #: An arm, when it was asked (ms), and the validator that came with the answer.
 Unchanged = tuple[ClaimedArm, int, str]
-#: Arms that are written at once: the script stays below a millisecond.
-BATCH = 200
+#: Arms that are claimed, or written, at once: the script takes some 2 ms, and Redis does nothing else meanwhile.
+BATCH = 400
 #: How long settled arms wait for company before they are written (seconds).
 GATHER = 0.02
 
@@ -68,13 +68,16 @@ class Settler:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             room = BATCH - len(batch)
             same, self._unchanged = self._unchanged[:room], self._unchanged[room:]
-            lost = await self._arms.settle([*batch, *self._reread(same)], self._planner.drain())
+            batch += self._reread(same)
+            lost = await self._arms.settle(batch, self._planner.drain())
             if lost:
                 metrics.leases_lost.labels("poll").inc(lost)
 
-    def _reread(self, polls: Sequence[Unchanged]) -> Iterator[Settlement]:
+    def _reread(self, polls: Sequence[Unchanged]) -> list[Settlement]:
         """Most polls find nothing new. They are learnt from, planned anew and counted together."""
-        self._books.unchanged([arm for arm, _, _ in polls])
-        dues = self._planner.reread([(arm, asked_ms) for arm, asked_ms, _ in polls])
-        for (arm, asked_ms, validator), due in zip(polls, dues, strict=True):
-            yield Settlement(arm, due, asked_ms, validator=validator, holds=f"f{arm.fingerprint}")
+        dues = self._planner.reread(polls)
+        self._books.unchanged([poll[0] for poll in polls])
+        return [
+            Settlement(arm, due, asked_ms, "", None, validator, f"f{arm.fingerprint}")
+            for (arm, asked_ms, validator), due in zip(polls, dues, strict=True)
+        ]

@@ -67,18 +67,16 @@ class Arms:
         numbers: dict[str, int] = {}
         rows: list[Arg] = []
         for one in settlements:
-            arm = one.arm
-            number = numbers.setdefault(arm.pool.id, len(numbers))
-            trouble: Arg = ""
+            arm, due, read_at, trouble = one.arm, one.due, one.read_at_ms, ""
             if one.trouble is not None:
                 trouble = _json.encode(trouble_record(one.trouble)).decode()
-            elif one.read_at_ms is not None and arm.troubled:
+            elif arm.troubled and read_at is not None:
                 trouble = "-"
-            delay: Arg = "" if one.due.delay_ms is None else one.due.delay_ms
-            read_at: Arg = "" if one.read_at_ms is None else one.read_at_ms
+            number = numbers.setdefault(arm.pool.id, len(numbers))
+            delay: Arg = "" if due.delay_ms is None else due.delay_ms
             # cmsgpack in Lua reads strings only: everything here is ASCII or UTF-8 text.
-            rows += [arm.member, number, arm.lease, delay, one.due.klass, read_at]
-            rows += [one.fingerprint, trouble, one.validator, one.holds]
+            rows += (arm.member, number, arm.lease, delay, due.klass, "" if read_at is None else read_at)
+            rows += (one.fingerprint, trouble, one.validator, one.holds)
         for pool_id in learnt or {}:
             numbers.setdefault(pool_id, len(numbers))
         pools = [[*name.split("/", 1), (learnt or {}).get(name, 0), FIRST_FACTOR] for name in numbers]

@@ -18,7 +18,7 @@ from relay.store.redis import Db, open_client
 NOW = 1_764_000_000_000
 
 
-def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[ClaimedArm, int]]:
+def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[ClaimedArm, int, str]]:
     """Arms as they are claimed, with the times when they were asked."""
     found = []
     for number in range(count):
@@ -37,7 +37,7 @@ def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[Claim
             validator="",
             pool=dice.choice(pools),
         )
-        found.append((claimed, NOW + dice.randrange(200)))
+        found.append((claimed, NOW + dice.randrange(200), ""))
     return found
 
 
@@ -54,7 +54,7 @@ def test_a_batch_of_quiet_polls_is_learnt_from_as_one_by_one(dice: random.Random
 
     polls = arms(dice, pools, 19)  # fewer than those after which hazards are derived anew
     dues = together.reread(polls)
-    for (arm, asked_ms), due in zip(polls, dues, strict=True):
+    for (arm, asked_ms, _), due in zip(polls, dues, strict=True):
         assert due == apart.due(arm, arm.stage, apart.read(arm, asked_ms), asked_ms)
 
     assert together.drain() == apart.drain()

@@ -69,7 +69,9 @@ def test_an_arm_that_is_twice_in_a_batch_is_put_back_once(redis_url: str) -> Non
                 assert place == str(OCTAVES)
                 assert due >= now + 50_000
             # A reading counts by when it was made, and not by its lease.
-            read = await rig.db.run("HMGET", keys.order(rig.retailer_id, "o-1"), *(f"w{a.resource.short}" for a in arms))
+            read = await rig.db.run(
+                "HMGET", keys.order(rig.retailer_id, "o-1"), *(f"w{a.resource.short}" for a in arms)
+            )
             assert [int(one) for one in read] == [READ + 1] * len(arms)
 
     run(main())
@@ -249,7 +251,9 @@ def test_a_lease_is_a_number_however_it_is_written(redis_url: str) -> None:
         async with open_rig(redis_url) as rig:
             await rig.track("o-1")
             arms = await claim(rig)
-            settlements = [Settlement(replace(arm, lease=f"{int(arm.lease):.12e}"), Due(0, URGENT), READ) for arm in arms]
+            settlements = [
+                Settlement(replace(arm, lease=f"{int(arm.lease):.12e}"), Due(0, URGENT), READ) for arm in arms
+            ]
             assert await rig.arms.settle(settlements) == 0
             assert len(await claim(rig)) == len(arms)
 
