@@ -204,15 +204,12 @@ def reach(hazards: Sequence[float], age: float, threshold: float, power: float =
 def _watch(seconds: list[float], hazards: Sequence[float], since: float, until: float) -> float:
     """Add a stretch to the seconds seen; returns how many changes were to be expected in it."""
     expected, at = 0.0, since if since > 0.0 else 0.0
+    if until <= at:
+        return 0.0
     cell = bisect_right(EDGES, at) - 1
-    if at < until <= EDGES[cell + 1]:  # nearly always
-        seconds[cell] += until - at
-        return hazards[cell] * (until - at)
-    while until > at:
-        end = EDGES[cell + 1]
-        if end > until:
-            end = until
+    while (end := EDGES[cell + 1]) < until:
         seconds[cell] += end - at
         expected += hazards[cell] * (end - at)
         at, cell = end, cell + 1
-    return expected
+    seconds[cell] += until - at
+    return expected + hazards[cell] * (until - at)

@@ -24,10 +24,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from relay.model.cadence import Cadence
 from relay.model.hazards import POWER, PRIOR, Hazards, Strand, reach
-from relay.model.orders import Resource
+from relay.model.orders import Resource, RetailerId
 
 #: Classes of due arms. URGENT: now, before all else (second looks, a retailer's decision). FIRST: never read, turn
 #: about with what is overdue. Then octaves of the interval. HELD: at its floor, so never taken before it is due.
@@ -59,7 +60,8 @@ FIRST_AGE = 60.0
 
 class Pool(msgspec.Struct, frozen=True):
     """One retailer's arms under one credential: how many, its orders and those of all `retailers` of the credential,
-    the credential's rate (requests a second; 0: no limit), and the learnt factor of the threshold (its logarithm)."""
+    the credential's rate (requests a second; 0: no limit), and the learnt factor of the threshold (its logarithm).
+    `credential` and `retailer_id` are the parts of `id`."""
 
     id: str
     arms: int
@@ -68,6 +70,13 @@ class Pool(msgspec.Struct, frozen=True):
     retailers: int
     rate: float
     factor: float
+    credential: str = ""
+    retailer_id: RetailerId = RetailerId("")
+
+    def __post_init__(self) -> None:
+        credential, _, retailer_id = self.id.partition("/")
+        force_setattr(self, "credential", credential)
+        force_setattr(self, "retailer_id", RetailerId(retailer_id))
 
     @property
     def budget(self) -> float:
@@ -146,10 +155,11 @@ class Course:
     def plan(self, factor: float, age_s: float) -> Plan:
         """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
         time since the arm's last known change."""
-        scale, (low, high) = self._scale, self._bounds
-        threshold = math.exp(factor) * self._base / self.strand.tempo.factor
-        age = age_s / scale if age_s > 0.0 else 0.0
-        seconds = timely(reach(self.strand.hazards, age, threshold) * scale, TAIL * self._mean)
+        scale, strand, (low, high) = self._scale, self.strand, self._bounds
+        threshold = math.exp(factor) * self._base / strand.tempo.factor
+        seconds = reach(strand.hazards, age_s / scale if age_s > 0.0 else 0.0, threshold) * scale
+        if seconds > low:
+            seconds = timely(seconds, TAIL * self._mean)
         if seconds <= low:
             return Plan(low, HELD)
         seconds = min(seconds, high)

@@ -1,5 +1,5 @@
-"""What polls tell of themselves, gathered and entered into the metrics once for many: a metric takes a lock for each
-value, which for thousands of polls a second would cost more than deciding when each arm is polled next."""
+"""What polls tell of themselves in the metrics. Those that found nothing new, thousands a second, are entered many at a
+time: a metric takes a lock for each value, which would cost more than deciding when an arm is polled next."""
 
 import time
 from collections import Counter
@@ -20,17 +20,10 @@ class Books:
 
     def __init__(self) -> None:
         self.tally: Counter[str] = Counter()
-        self._late_s: list[float] = []
-        self._duration_s: list[float] = []
 
-    def asked(self, arm: ClaimedArm, late_s: float) -> None:
-        """A request set out, so many seconds after it was due."""
-        self._late_s.append(late_s)
-        if late_s > labels.LATE:
-            metrics.polls_late.labels(arm.stage.removesuffix("+")).inc()
-
-    def answered(self, duration_s: float) -> None:
-        self._duration_s.append(duration_s)
+    def answered(self, arm: ClaimedArm, asked_ms: int, duration_s: float) -> None:
+        """A request that set out at this time was answered, or not, after so long."""
+        _times([arm], [asked_ms], [duration_s])
 
     def good(self, arm: ClaimedArm) -> None:
         """Upstream gave a good answer. The canary's is our own, which answers while the real one is away."""
@@ -42,8 +35,9 @@ class Books:
         self.tally[outcome] += 1
         _polls(arm.resource, outcome).inc()
 
-    def unchanged(self, arms: Sequence[ClaimedArm]) -> None:
+    def unchanged(self, arms: Sequence[ClaimedArm], asked_ms: Sequence[int], durations_s: Sequence[float]) -> None:
         """Good answers that showed no change, and are in the tally already."""
+        _times(arms, asked_ms, durations_s)
         letters = "".join([arm.member[0] for arm in arms])
         for letter in set(letters):
             _polls(BY_SHORT[letter], "unchanged").inc(letters.count(letter))
@@ -52,12 +46,15 @@ class Books:
         for letter in set(letters):
             _last_success(BY_SHORT[letter]).set(time.time())
 
-    def enter(self) -> None:
-        """Put the times that were gathered into the metrics."""
-        late_s, self._late_s = self._late_s, []
-        duration_s, self._duration_s = self._duration_s, []
-        metrics.poll_lateness.observe_all(late_s)
-        metrics.poll_duration.observe_all(duration_s)
+
+def _times(arms: Sequence[ClaimedArm], asked_ms: Sequence[int], durations_s: Sequence[float]) -> None:
+    late_s = [max(0, at - arm.due_ms) / 1000 for arm, at in zip(arms, asked_ms, strict=True)]
+    metrics.poll_lateness.observe_all(late_s)
+    metrics.poll_duration.observe_all(durations_s)
+    if max(late_s) > labels.LATE:
+        for arm, late in zip(arms, late_s, strict=True):
+            if late > labels.LATE:
+                metrics.polls_late.labels(arm.stage.removesuffix("+")).inc()
 
 
 _CANARY = f"/{keys.CANARY}"

@@ -35,27 +35,26 @@ class Planner:
     def cadence(self) -> Cadence:
         return self._policy.cadence
 
-    def reread(self, polls: Sequence[tuple[ClaimedArm, int, str]]) -> list[Due]:
-        """Learn from answers that showed no change, and say when each arm is read again. They come with the times (ms)
-        when they were asked for, and with something else. A worker does this for thousands of arms a second, so what
-        arms have in common is worked out once."""
+    def reread(self, arms: Sequence[ClaimedArm], asked_ms: Sequence[int]) -> list[Due]:
+        """Learn from answers that showed no change, asked for at these times, and say when each arm is read again. A
+        worker does this for thousands of arms a second, so what arms have in common is worked out once."""
         scale = self.cadence.scale
         first_age_ms = round(FIRST_AGE * scale * 1000)
         courses: dict[tuple[str, str, str], tuple[Course, Pool, bool]] = {}
         dues = []
-        for arm, started_ms, _ in polls:
+        for arm, started_ms in zip(arms, asked_ms, strict=True):
             kind = (arm.pool.id, arm.member[0], arm.status)
             known = courses.get(kind)
             if known is None:
                 known = courses[kind] = self._course_of(arm)
             course, pool, learns = known
             changed_ms, read_at_ms = arm.changed_ms or started_ms - first_age_ms, arm.read_at_ms
+            age_s = (started_ms - changed_ms) / 1000
             if learns and 0 < read_at_ms < started_ms:
                 if pool.rate > 0:
                     self._adjust(arm, course, started_ms)
-                since, until = (read_at_ms - changed_ms) / 1000 / scale, (started_ms - changed_ms) / 1000 / scale
-                course.strand.quiet(since, until)
-            plan = course.plan(self._factor(pool), (started_ms - changed_ms) / 1000)
+                course.strand.quiet((read_at_ms - changed_ms) / 1000 / scale, age_s / scale)
+            plan = course.plan(pool.factor + self._learnt.get(pool.id, 0.0), age_s)
             dues.append(Due(round(plan.seconds * 1000), plan.klass))
         return dues
 

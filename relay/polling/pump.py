@@ -134,7 +134,6 @@ class PollPump:
         settling = asyncio.create_task(self._settler.run())
         try:
             while not should_stop():
-                self._books.enter()
                 if self._pressure.shedding:  # nothing is claimed, so nothing is asked whose answer could not be kept
                     await asyncio.sleep(LONGEST_SLEEP)
                     continue
@@ -149,7 +148,6 @@ class PollPump:
             # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
             self._settler.close()
             await settling
-            self._books.enter()
 
     async def _turn(self) -> None:
         limit = int(self.concurrency.limit)
@@ -243,11 +241,11 @@ class PollPump:
         if started_ms < arm.send_at_ms:
             await asyncio.sleep((arm.send_at_ms - started_ms) / 1000)
             started_ms = self._clock.now_ms()
-        if started_ms - arm.send_at_ms > self._latest_ms(arm):
+        late_ms = started_ms - arm.send_at_ms
+        if late_ms > LATEST_MS and late_ms > self._latest_ms(arm):
             self._books.count(arm, "late")
             self._verdicts.release(arm)
             return
-        self._books.asked(arm, max(0, started_ms - arm.due_ms) / 1000)
         fetched = await self._upstream.fetch(
             access,
             arm.order_id,
@@ -256,17 +254,18 @@ class PollPump:
             known=arm.fingerprint if arm.tracking is Tracking.ACTIVE else "",
         )
         duration_s = fetched.duration_ms / 1000
-        self._books.answered(duration_s)
-        if fetched.refusal is not None:
-            await self._refused(arm, access, fetched)
+        if fetched.refusal is None:
+            self.concurrency.good(duration_s, len(self._fetchers), time.monotonic())
+        if fetched.unmodified:
+            self._books.tally["unchanged"] += 1
+            validator = "" if fetched.validator == arm.validator else fetched.validator or "-"
+            self._settler.unchanged(arm, started_ms, duration_s, validator)
             return
-        self.concurrency.good(duration_s, len(self._fetchers), time.monotonic())
-        if not fetched.unmodified:
+        self._books.answered(arm, started_ms, duration_s)
+        if fetched.refusal is None:
             await self._read(arm, fetched, started_ms)
-            return
-        self._books.tally["unchanged"] += 1
-        validator = "" if fetched.validator == arm.validator else fetched.validator or "-"
-        self._settler.unchanged(arm, started_ms, validator)
+        else:
+            await self._refused(arm, access, fetched)
 
     async def _read(self, arm: ClaimedArm, fetched: Fetched, started_ms: int) -> None:
         poll = self._tracing.poll(arm.retailer_id, arm.resource.value, fetched.duration_ms)
@@ -283,7 +282,7 @@ class PollPump:
     def _latest_ms(self, arm: ClaimedArm) -> int:
         """How late a request may be for its send time: afterwards the budget is another second's, or the lease would
         end before the answer is here."""
-        return LATEST_MS if arm.pool.rate > 0 else self._limits.lease_ms // 3
+        return LATEST_MS if arm.pool.rate > 0 else max(LATEST_MS, self._limits.lease_ms // 3)
 
     async def _refused(self, arm: ClaimedArm, access: Access, fetched: Fetched) -> None:
         assert fetched.refusal is not None

@@ -12,8 +12,8 @@ from relay.polling.planner import Planner
 from relay.store.arms import Arms
 from relay.store.order_records import ClaimedArm, Settlement
 
-#: An arm, when it was asked (ms), and the validator that came with the answer.
-Unchanged = tuple[ClaimedArm, int, str]
+#: An arm, when it was asked (ms), how long the answer took (seconds), and the validator that came with it.
+Unchanged = tuple[ClaimedArm, int, float, str]
 #: Arms that are claimed, or written, at once: the script takes some 2 ms, and Redis does nothing else meanwhile.
 BATCH = 400
 #: How long settled arms wait for company before they are written (seconds).
@@ -37,9 +37,9 @@ class Settler:
         self._waiting.append(settlement)
         self._woken.set()
 
-    def unchanged(self, arm: ClaimedArm, asked_ms: int, validator: str) -> None:
-        """An answer, asked for at this time, showed what was known; `validator` as in Settlement."""
-        self._unchanged.append((arm, asked_ms, validator))
+    def unchanged(self, arm: ClaimedArm, asked_ms: int, duration_s: float, validator: str) -> None:
+        """An answer showed what was known; `validator` as in Settlement."""
+        self._unchanged.append((arm, asked_ms, duration_s, validator))
         self._woken.set()
 
     def close(self) -> None:
@@ -75,9 +75,12 @@ class Settler:
 
     def _reread(self, polls: Sequence[Unchanged]) -> list[Settlement]:
         """Most polls find nothing new. They are learnt from, planned anew and counted together."""
-        dues = self._planner.reread(polls)
-        self._books.unchanged([poll[0] for poll in polls])
+        if not polls:
+            return []
+        arms, asked_ms, durations_s, validators = zip(*polls, strict=True)
+        self._books.unchanged(arms, asked_ms, durations_s)
+        dues = self._planner.reread(arms, asked_ms)
         return [
-            Settlement(arm, due, asked_ms, "", None, validator, f"f{arm.fingerprint}")
-            for (arm, asked_ms, validator), due in zip(polls, dues, strict=True)
+            Settlement(arm, due, at, "", None, validator, f"f{arm.fingerprint}")
+            for arm, due, at, validator in zip(arms, dues, asked_ms, validators, strict=True)
         ]

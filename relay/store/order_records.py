@@ -6,7 +6,6 @@ What is made for every poll is a struct and no dataclass: a frozen dataclass tak
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -101,11 +100,11 @@ class ClaimedArm(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def credential(self) -> str:
-        return _owners(self.pool.id)[0]
+        return self.pool.credential
 
     @property
     def retailer_id(self) -> RetailerId:
-        return _owners(self.pool.id)[1]
+        return self.pool.retailer_id
 
     @property
     def order_id(self) -> OrderId:
@@ -126,13 +125,6 @@ class ClaimedArm(msgspec.Struct, frozen=True, array_like=True):
     @property
     def trouble(self) -> Trouble | None:
         return _read_trouble(self.troubled)
-
-
-@lru_cache(10_000)
-def _owners(pool_id: str) -> tuple[str, RetailerId]:
-    """A pool's credential and retailer."""
-    credential, _, retailer_id = pool_id.partition("/")
-    return credential, RetailerId(retailer_id)
 
 
 @dataclass(frozen=True, slots=True)

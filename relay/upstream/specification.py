@@ -18,6 +18,9 @@ from relay.upstream.interface import Refusal, UnusableAnswer
 PREFIX = "/v2/post_checkout"
 #: Ids that need no quoting, which is all that one usually sees; looking is cheaper than quoting.
 _PLAIN = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
+#: What stands in a path before and behind the order's id.
+_AROUND = {resource: (f"{PREFIX}/orders/", f"/{resource.value}") for resource in Resource}
+_AROUND[Resource.MESSAGES] = (f"{PREFIX}/chat/", "/messages")
 
 
 class Address(msgspec.Struct):
@@ -106,10 +109,8 @@ class Specification:
 
     def path(self, order_id: OrderId, resource: Resource) -> str:
         """The path of a resource; ids are one segment each, whatever they hold."""
-        id_ = order_id if _PLAIN(order_id) else quote(order_id, safe="")
-        if resource is Resource.MESSAGES:
-            return f"{PREFIX}/chat/{id_}/messages"
-        return f"{PREFIX}/orders/{id_}/{resource.value}"
+        before, behind = _AROUND[resource]
+        return f"{before}{order_id if _PLAIN(order_id) else quote(order_id, safe='')}{behind}"
 
     def replacement_path(self, order_id: OrderId, item_id: str) -> str:
         return f"{PREFIX}/orders/{quote(order_id, safe='')}/items/{quote(item_id, safe='')}/replacement"

@@ -18,7 +18,7 @@ from relay.store.redis import Db, open_client
 NOW = 1_764_000_000_000
 
 
-def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[ClaimedArm, int, str]]:
+def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[ClaimedArm, int]]:
     """Arms as they are claimed, with the times when they were asked."""
     found = []
     for number in range(count):
@@ -37,7 +37,7 @@ def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[Claim
             validator="",
             pool=dice.choice(pools),
         )
-        found.append((claimed, NOW + dice.randrange(200), ""))
+        found.append((claimed, NOW + dice.randrange(200)))
     return found
 
 
@@ -53,8 +53,8 @@ def test_a_batch_of_quiet_polls_is_learnt_from_as_one_by_one(dice: random.Random
     together, apart = (Planner(Arms(Db(open_client("redis://127.0.0.1:1"))), policy) for _ in range(2))
 
     polls = arms(dice, pools, 19)  # fewer than those after which hazards are derived anew
-    dues = together.reread(polls)
-    for (arm, asked_ms, _), due in zip(polls, dues, strict=True):
+    dues = together.reread([arm for arm, _ in polls], [at for _, at in polls])
+    for (arm, asked_ms), due in zip(polls, dues, strict=True):
         assert due == apart.due(arm, arm.stage, apart.read(arm, asked_ms), asked_ms)
 
     assert together.drain() == apart.drain()
