@@ -72,7 +72,9 @@ class TokenBroker:
         """The order's given token, where it was opened before and is good; nothing is asked for it."""
         key = (holder.retailer_id, holder.order_id)
         given = self._given.get(key)
-        if given is None or given.revision != holder.token_revision or self._refused.get(key) == given.revision:
+        if given is None or given.revision != holder.token_revision:
+            return None
+        if self._refused and self._refused.get(key) == given.revision:
             return None
         return given.access if given.expires_ms is None or given.expires_ms > time.time() * 1000 else None
 

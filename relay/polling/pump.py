@@ -44,6 +44,9 @@ from relay.upstream.interface import Access, Fetched, Refusal, UnusableAnswer, U
 LONGEST_SLEEP = 0.5
 #: How far ahead of time requests are granted (ms).
 HORIZON_MS = 100
+#: Where there is no budget, as many arms wait here as are taken in so many seconds: the pump has something to do while
+#: Redis looks for more, and what is urgent has not much before it.
+AHEAD = 0.05
 
 #: What shows that upstream takes less than it was given.
 _OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})
@@ -105,6 +108,9 @@ class PollPump:
         self._queue: deque[ClaimedArm] = deque()
         self._ahead = 0
         self._paid = False
+        self._claimed = 0
+        self._taken = (0, 0.0)
+        self._pace = 0.0
         self._fetchers: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._pressure = pressure or Pressure()
@@ -158,6 +164,7 @@ class PollPump:
             await _first(self._room.wait(), LONGEST_SLEEP)
             return
         asked = time.monotonic()
+        self._take_pace(asked)
         claim = await self._arms.claim(min(room, BATCH), lease_ms=self._limits.lease_ms, horizon_ms=HORIZON_MS)
         self._clock.anchor(claim.now_ms, asked)
         if paid := sum(arm.pool.rate > 0 for arm in claim.arms):
@@ -165,13 +172,21 @@ class PollPump:
         # What has no budget has no time of its own to set out at: some of it may wait here for a fetcher. Where there
         # is a budget, nothing may: behind the rest it would come too late for its turn.
         self._paid = self._paid or paid > 0
-        self._ahead = BATCH if claim.arms and not self._paid else 0
+        self._ahead = min(BATCH, int(self._pace * AHEAD)) if claim.arms and not self._paid else 0
+        self._claimed += len(claim.arms)
         self._queue.extend(claim.arms)
         self._hire(limit)
         metrics.concurrency_limit.set(limit)
         wait_s = LONGEST_SLEEP if claim.next_ms is None else (claim.next_ms - claim.now_ms) / 1000
         if wait_s > 0 and len(claim.arms) < BATCH:
             await self._bells.wait(["poll"], min(max(wait_s, GATHER), LONGEST_SLEEP))
+
+    def _take_pace(self, now: float) -> None:
+        """How many arms a second are taken out of the queue, looked at every so often: they are taken in bursts."""
+        taken, since = self._taken
+        if now - since >= AHEAD:
+            self._taken = (self._claimed - len(self._queue), now)
+            self._pace = (self._taken[0] - taken) / (now - since)
 
     def _room_for(self) -> int:
         """How many arms may be claimed."""
