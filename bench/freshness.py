@@ -145,7 +145,7 @@ class Learning:
             arm.changed = now - FIRST_AGE
         else:
             before = arm.polled
-            course = self._pacing.course(pool, retailer, resource, stage, self._stretch)
+            course = self._pacing.course(pool, self._factor, retailer, resource, stage, self._stretch)
             self._factor += course.adjustment(self._planned[id(arm)], now - before)
             at = times
             if arm.resource != MESSAGES:  # how many changes a poll showed, but not when they were
@@ -156,8 +156,8 @@ class Learning:
         if now - self._forecast_at > 5.0:
             self._forecast_at = now
             self._stretch = forecast(stages, RESOURCES, self._hazards, self._cadence, budget).stretch
-        course = self._pacing.course(pool, retailer, resource, stage, self._stretch)
-        plan = course.plan(self._factor, now - arm.changed)
+        course = self._pacing.course(pool, self._factor, retailer, resource, stage, self._stretch)
+        plan = course.plan(now - arm.changed)
         self._planned[id(arm)] = plan.seconds
         self._stand(arm, now + plan.seconds * (arm.phase if arm.polled is None else 1.0), plan.klass)
 

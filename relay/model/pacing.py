@@ -138,26 +138,39 @@ def klass(seconds: float, scale: float) -> int:
 
 
 class Course:
-    """How one pool's arms of one resource and stage are paced: what is the same for all of them is worked out once."""
+    """How one pool's arms of one resource and stage are paced, by what is known now: what is the same for all of them
+    is worked out once. `factor` is the pool's with what was learnt since; ceilings are lengthened by `stretch`."""
 
-    __slots__ = ("_base", "_bounds", "_mean", "_pool", "_scale", "strand")
+    __slots__ = ("_bounds", "_mean", "_plans", "_pool", "_scale", "_threshold", "strand")
 
     def __init__(
-        self, pool: Pool, strand: Strand, scale: float, mean_s: float, bounds: tuple[float, float], stretch: float
+        self,
+        pool: Pool,
+        factor: float,
+        strand: Strand,
+        scale: float,
+        mean_s: float,
+        bounds: tuple[float, float],
+        stretch: float,
     ) -> None:
         self.strand = strand
         self._pool = pool
         self._scale = scale
         self._mean = mean_s
         self._bounds = (bounds[0], bounds[1] * stretch)
-        self._base = math.pow(mean_s / scale, POWER + 1)
+        self._threshold = math.exp(factor) * math.pow(mean_s / scale, POWER + 1) / strand.tempo.factor
+        self._plans: dict[float, Plan] = {}
 
-    def plan(self, factor: float, age_s: float) -> Plan:
-        """When to poll an arm that was polled now. `factor` is the pool's with what was learnt since; `age_s` is the
-        time since the arm's last known change."""
-        scale, strand, (low, high) = self._scale, self.strand, self._bounds
-        threshold = math.exp(factor) * self._base / strand.tempo.factor
-        seconds = reach(strand.hazards, age_s / scale if age_s > 0.0 else 0.0, threshold) * scale
+    def plan(self, age_s: float) -> Plan:
+        """When to poll an arm that was polled now and changed last so long ago, as far as is known."""
+        plan = self._plans.get(age_s)  # arms of which no change was ever seen are all of the same age
+        if plan is None:
+            plan = self._plans[age_s] = self._plan(age_s)
+        return plan
+
+    def _plan(self, age_s: float) -> Plan:
+        scale, (low, high) = self._scale, self._bounds
+        seconds = reach(self.strand.hazards, max(0.0, age_s / scale), self._threshold) * scale
         if seconds > low:
             seconds = timely(seconds, TAIL * self._mean)
         if seconds <= low:
@@ -178,11 +191,12 @@ class Pacing:
         self._cadence = cadence
         self._bounds: dict[tuple[Resource, str], tuple[float, float]] = {}
 
-    def course(self, pool: Pool, retailer_id: str, resource: Resource, stage: str, stretch: float) -> Course:
-        """For arms that are polled now: what is learnt later is not in it. Ceilings are lengthened by `stretch`."""
-        strand = self.hazards.strand(retailer_id, resource, stage)
-        mean_s = self.mean_interval(pool)
-        return Course(pool, strand, self._cadence.scale, mean_s, self._bounds_of(resource, stage), stretch)
+    def course(
+        self, pool: Pool, factor: float, retailer_id: str, resource: Resource, stage: str, stretch: float
+    ) -> Course:
+        """For arms that are polled now: what is learnt later is not in it."""
+        strand, bounds = self.hazards.strand(retailer_id, resource, stage), self._bounds_of(resource, stage)
+        return Course(pool, factor, strand, self._cadence.scale, self.mean_interval(pool), bounds, stretch)
 
     def _bounds_of(self, resource: Resource, stage: str) -> tuple[float, float]:
         bounds = self._bounds.get((resource, stage))

@@ -8,7 +8,7 @@ from relay import metrics
 from relay.model.cadence import Cadence
 from relay.model.hazards import Hazards
 from relay.model.lifecycle import Policy
-from relay.model.orders import OrderId, Resource, RetailerId
+from relay.model.orders import OrderId, Resource
 from relay.model.pacing import FIRST, FIRST_AGE, Course, Forecast, Pacing, Pool, forecast, klass, stretch
 from relay.store import keys
 from relay.store.arms import Arms
@@ -36,26 +36,28 @@ class Planner:
         return self._policy.cadence
 
     def reread(self, arms: Sequence[ClaimedArm], asked_ms: Sequence[int]) -> list[Due]:
-        """Learn from answers that showed no change, asked for at these times, and say when each arm is read again. A
-        worker does this for thousands of arms a second, so what arms have in common is worked out once."""
+        """Say when each arm is read again after answers that showed no change, asked for at these times, and then learn
+        from them. A worker does this for thousands of arms a second, so what arms have in common is worked out once."""
         scale = self.cadence.scale
         first_age_ms = round(FIRST_AGE * scale * 1000)
-        courses: dict[tuple[str, str, str], tuple[Course, Pool, bool]] = {}
-        dues = []
+        courses: dict[tuple[str, str, str], tuple[Course, bool]] = {}
+        dues, lessons = [], []
         for arm, started_ms in zip(arms, asked_ms, strict=True):
             kind = (arm.pool.id, arm.member[0], arm.status)
             known = courses.get(kind)
             if known is None:
-                known = courses[kind] = self._course_of(arm)
-            course, pool, learns = known
+                known = courses[kind] = self._course_of(arm), self._learns(arm)
+            course, learns = known
             changed_ms, read_at_ms = arm.changed_ms or started_ms - first_age_ms, arm.read_at_ms
             age_s = (started_ms - changed_ms) / 1000
-            if learns and 0 < read_at_ms < started_ms:
-                if pool.rate > 0:
-                    self._adjust(arm, course, started_ms)
-                course.strand.quiet((read_at_ms - changed_ms) / 1000 / scale, age_s / scale)
-            plan = course.plan(pool.factor + self._learnt.get(pool.id, 0.0), age_s)
+            plan = course.plan(age_s)
             dues.append(Due(round(plan.seconds * 1000), plan.klass))
+            if learns and 0 < read_at_ms < started_ms:
+                lessons.append((arm, course, started_ms, (read_at_ms - changed_ms) / 1000 / scale, age_s / scale))
+        for arm, course, started_ms, since, until in lessons:
+            if arm.pool.rate > 0:
+                self._adjust(arm, course, started_ms)
+            course.strand.quiet(since, until)
         return dues
 
     def read(
@@ -64,11 +66,10 @@ class Planner:
         """Learn from a good reading that showed changes at these times; returns when the arm last changed (ms)."""
         scale = self.cadence.scale
         changed_ms = arm.changed_ms or (started_ms - round(FIRST_AGE * scale * 1000))
-        course, pool, learns = self._course_of(arm)
-        if not learns or arm.read_at_ms == 0 or started_ms <= arm.read_at_ms:
+        if not 0 < arm.read_at_ms < started_ms or not self._learns(arm):
             return changed_ms
-        if pool.rate > 0:
-            self._adjust(arm, course, started_ms)
+        if arm.pool.rate > 0:
+            self._adjust(arm, self._course_of(arm), started_ms)
         since, until = (arm.read_at_ms - changed_ms) / 1000 / scale, (started_ms - changed_ms) / 1000 / scale
         times = [(at - changed_ms) / 1000 / scale for at in changes_ms]
         last = self._hazards.learn(arm.retailer_id, arm.resource, arm.stage, since, until, times, weight)
@@ -76,36 +77,34 @@ class Planner:
 
     def due(self, arm: ClaimedArm, stage: str, changed_ms: int, now_ms: int) -> Due:
         """When an arm that was read now is read again."""
-        return self._due(arm.pool, arm.retailer_id, arm.resource, stage, (now_ms - changed_ms) / 1000, 1.0)
+        plan = self._course(arm.pool, arm.resource, stage).plan((now_ms - changed_ms) / 1000)
+        return Due(round(plan.seconds * 1000), plan.klass)
 
-    def first_due(self, pool: Pool, retailer_id: RetailerId, order_id: OrderId, resource: Resource, stage: str) -> Due:
+    def first_due(self, pool: Pool, order_id: OrderId, resource: Resource, stage: str) -> Due:
         """When an arm is read for the second time: at a phase of its own, so that what began together does not march in
         step."""
         phase = zlib.crc32(f"{resource.short}/{order_id}".encode()) / 2**32
-        return self._due(pool, retailer_id, resource, stage, FIRST_AGE * self.cadence.scale, phase)
-
-    def _due(
-        self, pool: Pool, retailer_id: RetailerId, resource: Resource, stage: str, age_s: float, phase: float
-    ) -> Due:
-        course = self._pacing.course(pool, retailer_id, resource, stage, self._stretch(pool))
-        plan = course.plan(self._factor(pool), age_s)
+        plan = self._course(pool, resource, stage).plan(FIRST_AGE * self.cadence.scale)
         return Due(round(plan.seconds * phase * 1000), plan.klass)
 
-    def _course_of(self, arm: ClaimedArm) -> tuple[Course, Pool, bool]:
-        """How an arm is paced, its pool, and whether there is something to be learnt from it."""
-        pool, retailer_id = arm.pool, arm.retailer_id
-        learns = retailer_id != keys.CANARY  # which changes by the clock: nothing to learn for real orders
-        if learns:
-            self._seen[pool.id] = time.monotonic()
-        return self._pacing.course(pool, retailer_id, arm.resource, arm.stage, self._stretch(pool)), pool, learns
+    def _course(self, pool: Pool, resource: Resource, stage: str) -> Course:
+        factor = pool.factor + self._learnt.get(pool.id, 0.0)
+        return self._pacing.course(pool, factor, pool.retailer_id, resource, stage, self._stretch(pool))
+
+    def _course_of(self, arm: ClaimedArm) -> Course:
+        return self._course(arm.pool, arm.resource, arm.stage)
+
+    def _learns(self, arm: ClaimedArm) -> bool:
+        """Whether anything is to be learnt from an arm: the canary's order changes by the clock."""
+        if arm.retailer_id == keys.CANARY:
+            return False
+        self._seen[arm.pool.id] = time.monotonic()
+        return True
 
     def _adjust(self, arm: ClaimedArm, course: Course, started_ms: int) -> None:
         if arm.due_ms > arm.read_at_ms:
             step = course.adjustment((arm.due_ms - arm.read_at_ms) / 1000, (started_ms - arm.read_at_ms) / 1000)
             self._learnt[arm.pool.id] = self._learnt.get(arm.pool.id, 0.0) + step
-
-    def _factor(self, pool: Pool) -> float:
-        return pool.factor + self._learnt.get(pool.id, 0.0)
 
     def same_class(self, arm: ClaimedArm) -> int:
         """Where an arm stands that was not read: as before, so that the latest relative to its interval comes first."""

@@ -179,7 +179,7 @@ class Verdicts:
             elif resource is arm.resource and arm.read_at_ms:
                 found[resource] = self._planner.due(arm, stage, changed_ms or now_ms, now_ms)
             else:
-                found[resource] = self._planner.first_due(arm.pool, arm.retailer_id, arm.order_id, resource, stage)
+                found[resource] = self._planner.first_due(arm.pool, arm.order_id, resource, stage)
         return found
 
     def _told(self, arm: ClaimedArm, step: Step) -> None:

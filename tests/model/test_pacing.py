@@ -38,8 +38,8 @@ def pool(arms: int = 300, rate: float = 10.0, **fields: int) -> Pool:
 def test_a_plan_keeps_its_bounds(rate: float, resource: Resource, stage: str) -> None:
     cadence = Cadence()
     low, high = cadence.bounds(resource, stage)
-    course = Pacing(Hazards(), cadence).course(pool(rate=rate), "ret_1", resource, stage, 1.5)
-    plan = course.plan(FIRST_FACTOR, 60.0)
+    course = Pacing(Hazards(), cadence).course(pool(rate=rate), FIRST_FACTOR, "ret_1", resource, stage, 1.5)
+    plan = course.plan(60.0)
 
     assert low <= plan.seconds <= high * 1.5
     assert (plan.klass == HELD) == (plan.seconds == low)
@@ -57,8 +57,8 @@ def test_a_budget_cut_by_ten_takes_effect_at_once() -> None:
     pacing = Pacing(Hazards(), Cadence(floor=0.001))
 
     def planned(arms: int, rate: float) -> float:
-        course = pacing.course(pool(arms, rate), "ret_1", Resource.HANDLING, "acknowledged", 1e9)
-        return course.plan(FIRST_FACTOR, 1e5).seconds
+        course = pacing.course(pool(arms, rate), FIRST_FACTOR, "ret_1", Resource.HANDLING, "acknowledged", 1e9)
+        return course.plan(1e5).seconds
 
     idle, before, after = (planned(300, rate) for rate in (1_000.0, 10.0, 1.0))
 
@@ -95,7 +95,7 @@ def test_stages_that_change_unequally_often_share_the_tail_of_any_budget() -> No
     for rate in (10.0, 1.0):
         tail = TAIL * 300 / rate
         staging, delivering = (
-            pacing.course(pool(300, rate), "ret_1", Resource.HANDLING, stage, 1e9).plan(factor, 1e5).seconds
+            pacing.course(pool(300, rate), factor, "ret_1", Resource.HANDLING, stage, 1e9).plan(1e5).seconds
             for stage in ("staging", "delivering")
         )
         assert staging == pytest.approx(tail)

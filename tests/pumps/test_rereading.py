@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from relay.model.cadence import Cadence
 from relay.model.lifecycle import Policy
 from relay.model.orders import Tracking
-from relay.model.pacing import FIRST_FACTOR, Pool
+from relay.model.pacing import FIRST_AGE, FIRST_FACTOR, Pool
 from relay.polling.planner import Planner
 from relay.store import keys
 from relay.store.arms import Arms
@@ -52,10 +52,15 @@ def test_a_batch_of_quiet_polls_is_learnt_from_as_one_by_one(dice: random.Random
     policy = Policy(Cadence(scale=scale, floor=0.001))
     together, apart = (Planner(Arms(Db(open_client("redis://127.0.0.1:1"))), policy) for _ in range(2))
 
+    def changed_ms(arm: ClaimedArm, asked_ms: int) -> int:
+        return arm.changed_ms or asked_ms - round(FIRST_AGE * scale * 1000)
+
     polls = arms(dice, pools, 19)  # fewer than those after which hazards are derived anew
     dues = together.reread([arm for arm, _ in polls], [at for _, at in polls])
-    for (arm, asked_ms), due in zip(polls, dues, strict=True):
-        assert due == apart.due(arm, arm.stage, apart.read(arm, asked_ms), asked_ms)
+    for (arm, asked_ms), due in zip(polls, dues, strict=True):  # planned by what was known before
+        assert due == apart.due(arm, arm.stage, changed_ms(arm, asked_ms), asked_ms)
+    for arm, asked_ms in polls:
+        assert apart.read(arm, asked_ms) == changed_ms(arm, asked_ms)
 
     assert together.drain() == apart.drain()
     assert together._hazards.drain() == apart._hazards.drain()
