@@ -68,13 +68,11 @@ class TokenBroker:
         #: Revisions of given tokens that upstream refused, where another may be minted.
         self._refused: dict[tuple[str, str], str] = {}
 
-    def known(self, holder: TokenHolder) -> Access | None:
-        """The order's given token, where it was opened before and is good; nothing is asked for it."""
-        key = (holder.retailer_id, holder.order_id)
+    def known(self, retailer_id: RetailerId, order_id: OrderId, revision: str) -> Access | None:
+        """The order's given token of this revision, where it was opened before and is good; nobody is asked for it."""
+        key = (retailer_id, order_id)
         given = self._given.get(key)
-        if given is None or given.revision != holder.token_revision:
-            return None
-        if self._refused and self._refused.get(key) == given.revision:
+        if given is None or given.revision != revision or (self._refused and self._refused.get(key) == revision):
             return None
         return given.access if given.expires_ms is None or given.expires_ms > time.time() * 1000 else None
 
@@ -89,7 +87,7 @@ class TokenBroker:
             if len(self._given) >= _KEPT:
                 self._given.clear()
             self._given[key] = _Given(holder.token_revision, token.expires_ms, Access(token.token))
-        if (access := self.known(holder)) is not None:
+        if (access := self.known(*key, holder.token_revision)) is not None:
             return access
         if await self._can_mint(holder):
             return await self._minted(holder, None)

@@ -26,7 +26,7 @@ from relay.clock import Clock
 from relay.errors import STORE_FULL, StoreUnavailable
 from relay.model.congestion import Concurrency
 from relay.model.lifecycle import Policy
-from relay.model.orders import Reading, Tracking
+from relay.model.orders import OrderId, Reading, RetailerId, Tracking
 from relay.model.pressure import Pressure
 from relay.polling.books import Books
 from relay.polling.planner import Planner
@@ -55,8 +55,8 @@ _OVERLOAD = frozenset({Refusal.THROTTLED, Refusal.TIMEOUT, Refusal.NETWORK})
 class AccessSource(Protocol):
     """Gives the user's token for an arm. Raises AccessRefused (relay.access) when there is none to be had."""
 
-    def known(self, arm: ClaimedArm) -> Access | None:
-        """What can be given without asking anybody."""
+    def known(self, retailer_id: RetailerId, order_id: OrderId, revision: str) -> Access | None:
+        """The token of this revision, if it can be given without asking anybody."""
         ...
 
     async def access(self, arm: ClaimedArm) -> Access: ...
@@ -245,7 +245,8 @@ class PollPump:
         self._log.warning("poll.store_unavailable", error=error.detail)
 
     async def _poll(self, arm: ClaimedArm) -> None:
-        access = self._access.known(arm)
+        order_id = arm.order_id
+        access = self._access.known(arm.pool.retailer_id, order_id, arm.token_revision)
         if access is None:
             try:
                 access = await self._access.access(arm)
@@ -263,7 +264,7 @@ class PollPump:
             return
         fetched = await self._upstream.fetch(
             access,
-            arm.order_id,
+            order_id,
             arm.resource,
             validator=arm.validator if arm.fingerprint else "",
             known=arm.fingerprint if arm.tracking is Tracking.ACTIVE else "",
