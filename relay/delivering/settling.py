@@ -190,7 +190,7 @@ class Settling:
         reopened = self._gate.succeeded(lane, now_ms)
         if self._gate.health is not before:
             batch.say(self._gate.health, target.url)
-        if before.told:
+        if before.told or before.told_before:
             self._notice("subscription.recovered", target, now_ms, {"failing_since": _moment(before.since_ms)})
         if reopened:
             self._logger.info("delivery.circuit_closed")

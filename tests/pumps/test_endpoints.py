@@ -11,7 +11,8 @@ import pytest
 
 from relay.delivering import recorder
 from relay.delivering.jobs import Limits
-from relay.model.circuit import OPEN_AFTER
+from relay.model.circuit import OPEN_AFTER, Health
+from relay.model.orders import LaneId
 from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.audit import AuditLog
@@ -115,6 +116,50 @@ def test_an_answer_of_the_url_before_says_nothing_of_the_new_one(redis_url: str,
             assert (await of(rig, subscription.id)).configuration.enabled
             await eventually(lambda: circuit_is(rig, subscription.id, "closed"))
             await rig.stop()
+            assert await rig.balanced()
+
+    run(main())
+
+
+def test_failures_of_the_url_before_count_no_more(redis_url: str) -> None:
+    """An endpoint has been failing for days when the retailer moves it. What the pump that owns it has in memory says
+    nothing of the new URL either, which fails from now on; that it works in the end is told as ever."""
+
+    async def main() -> None:
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order.' in body else None)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            ill = await rig.subscribe(url=f"{rig.upstream_url}/ill")
+            await rig.subscribe(event_types=("subscription.*",))
+            for number in range(6):
+                await history(rig, f"o-{number}", 1)
+            days_ago = await rig.db.now_ms() - 4 * 24 * 3_600_000
+            failing = Health(lanes=(LaneId("o-0"), LaneId("o-1")), since_ms=days_ago, told=True)
+            await rig.db.run("HSET", keys.subscription(ill.id), "health", msgspec.json.encode(failing))
+            rig.deliver(Schedule((0.05,)), LIMITS)
+            await eventually(lambda: circuit_is(rig, ill.id, "open"))
+            known = await of(rig, ill.id)
+            assert known.failing_since_ms == days_ago
+
+            moved_ms = await rig.db.now_ms()
+            elsewhere = replace(known.configuration, url=f"{rig.upstream_url}/worse")
+            moved = await rig.subscriptions.amend(rig.retailer_id, known, elsewhere)
+            assert (moved.failing_since_ms, moved.circuit) == (None, "open")
+
+            async def fails_again() -> bool:
+                since = (await of(rig, ill.id)).failing_since_ms
+                assert since is None or since >= moved_ms
+                return since is not None
+
+            await eventually(fails_again)
+            endpoint.mood = works
+            await eventually(lambda: any(one.event["type"] == "subscription.recovered" for one in rig.receipts))
+            await eventually(rig.idle)
+            await rig.stop()
+            told = [one.event for one in rig.receipts if one.event["type"].startswith("subscription.")]
+            assert [(one["type"], one["data"]["url"].rpartition("/")[2]) for one in told] == [
+                ("subscription.recovered", "worse")
+            ]
             assert await rig.balanced()
 
     run(main())
