@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from relay import metrics
+from relay.delivering import DeliverPump
 from relay.errors import StoreUnavailable
 from relay.polling import PollPump
 from relay.store.slots import Slots
@@ -33,8 +34,12 @@ async def pump(ctx: dict[str, Any], kind: str, slot: int) -> None:
     metrics.pumps_running.labels(kind).inc()
     reason = "failed"
     work = process.pump(kind)
+
+    def over() -> bool:
+        return draining.is_set() or held.lost or time.monotonic() >= ends_at
+
     try:
-        await work.run(lambda: draining.is_set() or held.lost or time.monotonic() >= ends_at)
+        await (work.run(over, draining.is_set) if isinstance(work, DeliverPump) else work.run(over))
         reason = "drained" if draining.is_set() else "lost" if held.lost and not handed.is_set() else "handed over"
     except StoreUnavailable as error:
         reason = "store_unavailable"
@@ -57,7 +62,7 @@ async def _hand_over(
     process: Process, held: "_Slot", ends_at: float, done: asyncio.Event, handed: asyncio.Event
 ) -> None:
     """Give the slot away as soon as the slice is over, unless it is `done` before. What is still in flight then, at
-    endpoints that hang, ends beside the next slice: only their own subscriptions wait for it."""
+    endpoints that hang, ends beside the next slice, and only retries of their own subscriptions wait for it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
             await done.wait()

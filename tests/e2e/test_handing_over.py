@@ -1,6 +1,8 @@
-"""A slice that ends while an endpoint hangs: the slot works on, beside what is still in flight."""
+"""A slice that ends while an endpoint hangs: the slot works on, beside what is still in flight, and so do the other
+orders of the endpoint."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,27 @@ ENDED = 'relay_pump_slices_total{outcome="handed over",pump="deliver"}'
 
 
 class Hanging:
-    """Takes posts and answers none."""
+    """Takes posts and answers none of one order."""
 
-    def __init__(self) -> None:
-        self.taken = self.cut = 0
+    def __init__(self, order_id: str) -> None:
+        self.taken = self.cut = self.answered = 0
+        self._order_id = order_id
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        while (await receive()).get("more_body"):
-            pass
-        self.taken += 1
-        assert (await receive())["type"] == "http.disconnect"
-        self.cut += 1
+        if json.loads((await receive())["body"])["data"]["order_id"] == self._order_id:
+            self.taken += 1
+            assert (await receive())["type"] == "http.disconnect"
+            self.cut += 1
+        else:
+            self.answered += 1
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
 
 
 def test_nobody_waits_for_an_endpoint_that_hangs_when_a_slice_ends(tmp_path: Path) -> None:
-    master, hanging, upstream = generate_master_key("k"), Hanging(), Answers()
+    master, hanging, upstream = generate_master_key("k"), Hanging("o-1"), Answers()
 
     async def main() -> None:
         with EmbeddedStore(tmp_path / "store") as store:
@@ -51,6 +57,9 @@ def test_nobody_waits_for_an_endpoint_that_hangs_when_a_slice_ends(tmp_path: Pat
                     await eventually(handed_over, within=50)
                     upstream.handling = Answer({"order_id": "o-1", "status": "staging"})
                     await eventually(lambda: len(rig.receipts) == 2, within=60)
+                    upstream.handling = Answer({"order_id": "o-2", "status": "picking"})
+                    await rig.track("o-2")
+                    await eventually(lambda: hanging.answered > 0, within=60)
                     assert (hanging.taken, hanging.cut) == (1, 0)  # all the while
                     workers.kill(worker)  # it would finish what is in flight
                 finally:

@@ -17,7 +17,7 @@ from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.audit import AuditLog
 from relay.store.backlog import Backlog
-from tests.pumps.test_delivering import history, received, run
+from tests.pumps.test_delivering import change, history, received, run
 from tests.support.endpoint import LIMITS, Endpoint, broken, circuit_is, of, works
 from tests.support.rig import Rig, eventually, open_rig
 
@@ -258,6 +258,59 @@ async def _flood(rig: Rig, count: int) -> None:
             fields = ["i", f"evt_{number}", "t", "order.updated", "o", f"x-{number}", "q", 1, "b", entry.body]
             commands.append(["XADD", keys.log(rig.retailer_id), "*", *fields])
         await rig.db.run_many(commands)
+
+
+def test_an_order_that_hangs_at_a_slice_s_end_keeps_no_other_waiting(redis_url: str) -> None:
+    """Who hands over sends new events while a post of before hangs, leaves to the next owner what has failed before,
+    and gives back when that post has ended. Meanwhile the next owner posts nothing."""
+
+    async def main() -> None:
+        hangs, go_on, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order_id":"o-bad"' in body and not go_on.is_set() else None)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                body = (await receive())["body"]
+                if b'"order_id":"o-hangs"' in body and not go_on.is_set():
+                    hangs.set()
+                    await go_on.wait()
+
+                async def again() -> Any:
+                    return {"type": "http.request", "body": body, "more_body": False}
+
+                await endpoint(scope, again, send)
+
+        async with open_rig(redis_url, app, deadline=60.0) as rig:
+            endpoint.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook")
+            await history(rig, "o-hangs", 2)
+            await history(rig, "o-bad", 1)
+            limits = replace(LIMITS, drain_s=70.0)
+            first = rig.deliver(Schedule((0.05,)), limits, slice_over=over.is_set)
+            await hangs.wait()
+            ((runner, _),) = first._runners.values()
+            over.set()
+            await eventually(lambda: runner._flights.awaited and len(runner._flights) == 1)
+            before = len(endpoint.asked)
+            assert before > 0  # o-bad's, which is due again all the time
+            rig.deliver(Schedule((0.05,)), limits)
+            for number in range(3):
+                await change(rig, "o-new", f"status-{number}")
+                await eventually(lambda: len(received(rig, "o-new")) == number + 1)  # noqa: B023
+            assert len(endpoint.asked) == before + 3
+            assert not rig.running[0].done()
+
+            go_on.set()
+            await rig.running[0]
+            await eventually(rig.idle)
+            assert received(rig, "o-new") == [1, 2, 3]
+            assert received(rig, "o-hangs") == [1, 2]
+            assert received(rig, "o-bad") == [1]
+            assert rig.receiver.counters.duplicates == 0
+            await rig.stop()
+            assert await rig.balanced()
+
+    run(main())
 
 
 def test_heartbeats_carry_the_high_water_mark(redis_url: str) -> None:
