@@ -19,8 +19,7 @@ from relay.sampling import Sampler
 from relay.serving import serve
 from relay.settings import Settings, load
 from relay.store import keys
-from relay.store.connecting import security_of
-from relay.store.redis import wait_until_up
+from relay.store.starting import opened
 from relay.store.subscriptions import Subscriptions
 from relay.vitals import Vitals
 from relay.watching import Watch
@@ -28,8 +27,8 @@ from workers.context import Process, open_process
 from workers.health import health_app
 from workers.supervisor import Pulse, slots, supervise
 
-#: How long is waited before a start that Redis interrupted is tried again (seconds).
-AGAIN = 0.5
+#: What the log calls the wait for Redis.
+WAITING = "worker.waiting_for_redis"
 
 
 async def work(kinds: tuple[str, ...], settings: Settings) -> None:
@@ -58,7 +57,7 @@ async def work(kinds: tuple[str, ...], settings: Settings) -> None:
 async def _pump(kinds: tuple[str, ...], settings: Settings, vitals: Vitals, pulses: dict[str, Pulse]) -> None:
     log = structlog.get_logger("workers")
     async with AsyncExitStack() as stack:
-        process = await opened(stack, settings, vitals.draining)
+        process = await opened(stack, lambda: open_process(settings), settings, vitals.draining, word=WAITING)
         if process is None:
             return
         await stack.enter_async_context(vitals.watching(process.db))
@@ -102,33 +101,6 @@ async def _canary(process: Process, draining: asyncio.Event) -> list[asyncio.Tas
     canary = Canary(process.db, process.vault, process.orders, settings)
     serving = serve(canary, settings.host, settings.canary_port, lambda port: None)
     return [asyncio.create_task(serving), asyncio.create_task(canary.run(draining))]
-
-
-async def opened(stack: AsyncExitStack, settings: Settings, draining: asyncio.Event) -> Process | None:
-    """The process's parts, once Redis is there and stays for the checks at the start; None when it is to end first."""
-    while True:
-        await _wait_for_redis(settings, draining)
-        if draining.is_set():
-            return None
-        try:
-            return await stack.enter_async_context(open_process(settings))
-        except StoreUnavailable as error:  # gone again, or full
-            structlog.get_logger("workers").warning("worker.waiting_for_redis", error=error.detail, pause_s=AGAIN)
-        await asyncio.wait({asyncio.create_task(draining.wait())}, timeout=AGAIN)
-
-
-async def _wait_for_redis(settings: Settings, draining: asyncio.Event) -> None:
-    """A service waits for its store, with back-off; only a command gives up."""
-    pause = 0.25
-    while not draining.is_set():
-        try:
-            assert settings.redis_url is not None
-            await wait_until_up(settings.redis_url, 5.0, security_of(settings))
-            return
-        except StoreUnavailable as error:
-            structlog.get_logger("workers").warning("worker.waiting_for_redis", error=error.detail, pause_s=pause)
-        await asyncio.wait({asyncio.create_task(draining.wait())}, timeout=pause)
-        pause = min(15.0, 2 * pause)
 
 
 def main(arguments: list[str]) -> int:

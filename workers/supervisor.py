@@ -24,7 +24,7 @@ from relay.store.connecting import security_of
 from workers.context import Process
 from workers.pumps import ensure_maintained, pump
 
-#: A pump's arq timeout exceeds its slice and the longest wait of its draining.
+#: A pump's arq timeout exceeds its slice, the longest wait of its handing over, and that of its draining after it.
 SLACK_S = 30
 #: How long arq's loop may take to end before it is told again (seconds).
 ASK_AGAIN = 0.5
@@ -80,7 +80,7 @@ def worker_settings(kind: str, process: Process) -> dict[str, Any]:
     settings = process.settings
     pumps = slots(kind, settings)
     crons = [cron(ensure_maintained, second=set(range(0, 60, 10)), run_at_startup=True, max_tries=1)]
-    timeout = settings.slice + settings.delivery_timeout + SLACK_S
+    timeout = settings.slice + 2 * settings.delivery_timeout + SLACK_S
     return {
         "functions": [func(pump, name="pump", max_tries=1)],
         "cron_jobs": [*crons] if kind == "maintain" else None,

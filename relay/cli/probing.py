@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from relay.cli.options import Refused, add_settings, command, read_settings
-from relay.cli.remote import Api, open_api
+from relay.cli.remote import Api, open_operator_api
 from relay.errors import InvalidSettings
 from relay.model.signing import Secret
 from relay.receiver import Receiver
@@ -72,7 +72,7 @@ async def _delivery(options: argparse.Namespace) -> int:
 
 
 def _try(options: argparse.Namespace, receiver: Receiver) -> int:
-    operator = open_api(options)
+    operator = open_operator_api(options)
     retailer = operator.ask("POST", "/v1/retailers", {"name": "relay probe"})["id"]
     try:
         key = operator.ask("POST", f"/v1/retailers/{retailer}/keys", {"name": "probe"})["key"]

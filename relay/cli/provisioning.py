@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from relay.cli.options import Refused, add_settings, command, read_settings
-from relay.cli.remote import Api, open_api
+from relay.cli.remote import Api, open_operator_api
 
 #: Whose name tells that it may be deleted and made anew.
 NAME = "Demo Grocers (relay provision-demo)"
@@ -28,8 +28,9 @@ def add_commands(commands: Any) -> None:
 
 def _provision(options: argparse.Namespace) -> int:
     """Anew each time: a simulator that was restarted tells the same orders from their beginning."""
-    orders, url = _orders(options.simulator), read_settings(options).api_url
-    with closing(open_api(options)) as operator:
+    url = read_settings(options).api_url
+    with closing(open_operator_api(options)) as operator:
+        orders = _orders(options.simulator)
         for retailer in list(operator.pages("/v1/retailers")):
             if retailer["name"] == NAME:
                 _forget(operator, url, retailer["id"])

@@ -66,9 +66,18 @@ class Api:
 
 def open_api(options: argparse.Namespace) -> Api:
     """Raises InvalidSettings without a key."""
+    return _open(options, "a retailer's key: RELAY_API_KEY or --api-key (`relay keys create`)")
+
+
+def open_operator_api(options: argparse.Namespace) -> Api:
+    """The API for what only the operator may do. Raises InvalidSettings without a key."""
+    return _open(options, "the operator's key, which the API has in RELAY_ADMIN_KEY: RELAY_API_KEY or --api-key")
+
+
+def _open(options: argparse.Namespace, key: str) -> Api:
     settings = read_settings(options)
     if settings.api_key is None:
-        raise InvalidSettings("this command needs a retailer's key: RELAY_API_KEY or --api-key (`relay keys create`)")
+        raise InvalidSettings(f"this command needs {key}")
     return Api(settings.api_url, settings.api_key)
 
 

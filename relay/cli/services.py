@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from relay import __version__, logs, metrics, tracing
-from relay.cli.api_process import serve_api, wait_for_redis
+from relay.cli.api_process import serve_api
 from relay.cli.options import add_settings, command, environment, read_settings
 from relay.demo import DemoOptions, demo
 from relay.embedded import EmbeddedStore
@@ -25,6 +25,7 @@ from relay.settings import Settings
 from relay.simulator.app import SimulatorConfig
 from relay.simulator.server import run as run_simulator
 from relay.store.connecting import security_of
+from relay.store.starting import wait_for_redis
 from relay.vault import generate_master_key
 from relay.vitals import Vitals
 
@@ -152,7 +153,7 @@ def _kept_keys(settings: Settings, folder: Path) -> dict[str, str]:
 
 async def _run_group(settings: Settings, given: dict[str, str], redis_url: str) -> int:
     """API and workers until SIGTERM or SIGINT; the exit status."""
-    await wait_for_redis(redis_url, security_of(settings))
+    await wait_for_redis(redis_url, security_of(settings), asyncio.Event())
     children = [Child("api", ["-m", "relay", "api"], given), Child("worker", ["-m", "workers", "all"], given)]
     group = Group(children, lambda name, line: print(line, file=sys.stderr, flush=True))
     running = asyncio.create_task(group.run())

@@ -7,7 +7,6 @@ holds few places before its circuit opens.
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 
 from relay.delivering.jobs import Limits
 from relay.model import circuit
@@ -43,17 +42,22 @@ class Gate:
         self._limits = limits
         self._schedule = schedule
         self._dice = dice
-        self._window = 1.0 if health.doubtful else FIRST
-        self._threshold = float(limits.in_flight)
         self._halved_ms = 0
+        self._begin()
         self.configure(target, moved=False)
 
     def configure(self, target: Target, *, moved: bool) -> None:
-        """Take the limits of a changed configuration; `moved`: the URL is another, one try may be made at once."""
+        """Take the limits of a changed configuration; `moved`: the URL is another, of which nothing is known yet."""
         self._most = min(self._limits.in_flight, target.max_in_flight or self._limits.in_flight)
         self._interval_ms = 1000 / target.rate_limit if target.rate_limit else 0.0
         if moved:
-            self.health = replace(self.health, hold_ms=0)
+            self.health = circuit.moved(self.health)
+            self._begin()
+
+    def _begin(self) -> None:
+        """The window of an endpoint that has not answered yet."""
+        self._window = 1.0 if self.health.doubtful else FIRST
+        self._threshold = float(self._limits.in_flight)
 
     @property
     def limited(self) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -26,6 +26,8 @@ MOST_OWNED = 256
 AT_ONCE = 32
 #: How long the pump sleeps at most before it looks for ready subscriptions again, bell or no bell (seconds).
 LONGEST_SLEEP = 0.5
+#: How often a pump that hands over looks whether all is given back (seconds).
+HANDING_LOOK = 0.1
 
 
 class DeliverPump:
@@ -61,14 +63,17 @@ class DeliverPump:
         self.name = f"deliver-{secrets.token_hex(6)}"
         self._logger = structlog.get_logger("relay.delivering")
 
-    async def run(self, should_stop: Callable[[], bool]) -> None:
-        """Work until `should_stop`; then let posts in flight end, write progress, give the subscriptions back.
+    async def run(self, should_stop: Callable[[], bool], hurried: Callable[[], bool] = lambda: True) -> None:
+        """Work until `should_stop`; then let posts in flight end, write progress, give the subscriptions back. Unless
+        it is `hurried`, a subscription of which a post hangs goes on with its other orders until that ends.
 
         Raises StoreUnavailable when Redis is gone; the leases then run out by themselves.
         """
         try:
             while not should_stop():
                 await self._turn()
+            if not hurried():
+                await self._hand_over(hurried)
         finally:
             for runner, _ in self._runners.values():
                 runner.stop()
@@ -91,7 +96,20 @@ class DeliverPump:
                 return
             if next_ms is not None:
                 wait_s = min(wait_s, max(0.0, (next_ms - now_ms) / 1000))
-        heard = await self._bells.wait([self.name, "deliver"], wait_s) if wait_s > 0 else None
+        if wait_s > 0:
+            await self._listen([self.name, "deliver"], wait_s)
+
+    async def _hand_over(self, hurried: Callable[[], bool]) -> None:
+        """Nothing new is owned. Who hangs for longer than a post may take is stopped all the same."""
+        for runner, _ in list(self._runners.values()):
+            runner.hand_over()
+        ends_at = time.monotonic() + self._limits.drain_s
+        while self._runners and not hurried() and time.monotonic() < ends_at:
+            await self._listen([self.name], HANDING_LOOK)
+
+    async def _listen(self, names: Sequence[str], wait_s: float) -> None:
+        """Sleep until one of the bells rings, at most so long; pass on what our own tells."""
+        heard = await self._bells.wait(names, wait_s)
         if heard is not None and heard[0] == self.name:
             self._pass_on({heard[1], *await self._bells.rest(self.name)})
 

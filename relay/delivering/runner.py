@@ -19,6 +19,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.delivering.aside import Aside, Waiting
+from relay.delivering.flights import Flights
 from relay.delivering.gate import Gate
 from relay.delivering.jobs import Batch, Job, LeaseLost, Limits
 from relay.delivering.lanes import Lanes
@@ -91,7 +92,7 @@ class Runner:
             limits=limits,
             dice=dice,
         )
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._flights = Flights(self._landed)
         self._purged: set[str] = set()
         self._fold_to = owned.target.fold_to
         self._rang = owned.rang
@@ -111,6 +112,14 @@ class Runner:
         """Finish what is in flight, write it down, give the subscription back."""
         self._stopping = True
         self._wake.set()
+
+    def hand_over(self) -> None:
+        """Stop once what is in flight now has ended. Where that takes long, because the endpoint hangs on some orders,
+        new events of the others are sent meanwhile. What has failed before waits for the next owner: it might hang,
+        and keep the subscription here."""
+        self._flights.await_these()
+        if self._flights.arrived:
+            self.stop()
 
     def _set_wake(self) -> None:
         self._wake.set()
@@ -133,9 +142,7 @@ class Runner:
         except LeaseLost:
             self._logger.warning("delivery.lease_lost")
         finally:
-            for task in self._in_flight:
-                task.cancel()
-            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            await self._flights.cut()
             # Not cancelled: a cancellation inside a Redis command may be swallowed by the client.
             self._recorder.close()
             await asyncio.gather(recording, return_exceptions=True)
@@ -148,25 +155,24 @@ class Runner:
         await self._look(blocked)
         if self._settling.folding:
             self._park_for_folding()
-        if not blocked:
+        if not (blocked or self._flights.awaited):
             await self._load_lanes()
             if self._job and self._gate.closed:
                 self._job = await self._aside.recover(self._target, self._window.position, self._lanes, self._job)
             if self._gate.closed and self._target.heartbeat_s and self._clock.now_ms() >= self._beat_ms:
                 self._plan_beat(self._target.heartbeat_s)
-                self._spawn(self._beat())
+                self._flights.launch(self._beat())
         self._dispatch()
 
     async def _finish(self) -> None:
-        if self._in_flight:
-            await asyncio.wait(set(self._in_flight), timeout=self._limits.drain_s)
+        await self._flights.end(self._limits.drain_s)
         while not self._recorder.lost and self._recorder.pending:
             await self._recorder.write()
         if not self._recorder.lost:
             await self._deliveries.release(self._owned, self._posts.flying)
 
     def _busy(self) -> bool:
-        if self._in_flight or self._recorder.pending or self._settling.folding or not self._exhausted:
+        if self._flights or self._recorder.pending or self._settling.folding or not self._exhausted:
             return True
         opens_ms = self._gate.opens_ms(self._clock.now_ms())
         if opens_ms is not None and opens_ms - self._clock.now_ms() > LINGER * 1000:
@@ -226,7 +232,7 @@ class Runner:
     def _park_for_folding(self) -> None:
         """The endpoint works again and only the latest state is wanted: once nothing is in flight, what is queued in
         memory goes to its lanes in Redis, to be folded there."""
-        if self._in_flight or self._settling.fold_to is None:
+        if self._flights or self._settling.fold_to is None:
             return
         self._fold_to, self._settling.folding = self._settling.fold_to, False
         self._lanes.forget_runnable()
@@ -245,7 +251,7 @@ class Runner:
         if self._gate.closed:
             chosen = self._lanes.due(now_ms, LANES_AT_ONCE)
         else:
-            earliest = None if self._lanes.runnable or self._in_flight else self._lanes.earliest()
+            earliest = None if self._lanes.runnable or self._flights else self._lanes.earliest()
             chosen = [] if earliest is None else [earliest]
         if not chosen:
             return
@@ -288,7 +294,7 @@ class Runner:
     def _dispatch(self) -> None:
         while self._lanes.runnable and not self._settling.folding:
             now_ms = self._clock.now_ms()
-            if self._recorder.lost or not self._gate.admits(len(self._in_flight), now_ms):
+            if self._recorder.lost or not self._gate.admits(len(self._flights), now_ms):
                 return
             lane = self._lanes.runnable.popleft()
             if self._lanes.head(lane).entry.position in self._purged:
@@ -299,18 +305,14 @@ class Runner:
             self._gate.pass_through(lane, now_ms)
             if self._gate.probe == lane:
                 self._recorder.batch.say(self._gate.health, self._target.url)
-            self._spawn(self._deliver(lane, job))
+            self._flights.launch(self._deliver(lane, job))
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.create_task(work)
-        self._in_flight.add(task)
-        task.add_done_callback(self._landed)
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _landed(self, error: BaseException | None) -> None:
+        if error is not None:
             self._logger.error("delivery.failed", exc_info=error)
             self._recorder.lost = True  # a defect of ours: let the lease run out and start from what is written
+        if self._flights.arrived:
+            self._stopping = True
         if not (self._stopping or self._recorder.lost):
             self._dispatch()
         if self._stopping or self._recorder.lost or not self._lanes.runnable:
@@ -368,11 +370,11 @@ class Runner:
     async def _sleep(self) -> None:
         """Until something landed or rang, something falls due, or it is time to think of releasing."""
         now_ms = self._clock.now_ms()
-        times = [self._gate.opens_ms(now_ms), self._lanes.next_due_ms if self._gate.closed else None]
-        if self._target.heartbeat_s and self._gate.closed:
-            times.append(self._beat_ms)
+        times = [self._gate.opens_ms(now_ms)]
+        if self._gate.closed and not self._flights.awaited:
+            times += [self._lanes.next_due_ms, self._beat_ms if self._target.heartbeat_s else None]
         timeout = min([LINGER, *(max(0.001, (at - now_ms) / 1000) for at in times if at is not None)])
-        if self._settling.folding or (self._job and not self._in_flight):
+        if self._settling.folding or (self._job and not self._flights):
             timeout = min(timeout, 0.05)
         try:
             async with asyncio.timeout(timeout):

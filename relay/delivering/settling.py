@@ -19,6 +19,7 @@ from relay.model import events
 from relay.model.circuit import standing
 from relay.model.orders import JsonObject, LaneId
 from relay.model.retries import Dead, Delivered, Gone, Outcome, Retry, Schedule, Verdict, judge
+from relay.store import keys
 from relay.store.attempts import Attempt
 from relay.store.deliveries import LaneEntry, Notice, Operation, Owned, Recorded, Target
 from relay.store.log import Entry
@@ -85,7 +86,8 @@ class Settling:
             schedule=self._schedule,
             random=self._dice,
         )
-        attempt = telling.attempted(self._logger, job, outcome, verdict, sent_ms, now_ms)
+        real = self._owned.retailer_id != keys.CANARY
+        attempt = telling.attempted(self._logger, job, outcome, verdict, sent_ms, now_ms, real=real)
         batch = self._recorder.batch
         batch.note(job, attempt)
         self.highest = max(self.highest, job.sequence)
@@ -190,7 +192,7 @@ class Settling:
         reopened = self._gate.succeeded(lane, now_ms)
         if self._gate.health is not before:
             batch.say(self._gate.health, target.url)
-        if before.told:
+        if before.told or before.told_before:
             self._notice("subscription.recovered", target, now_ms, {"failing_since": _moment(before.since_ms)})
         if reopened:
             self._logger.info("delivery.circuit_closed")

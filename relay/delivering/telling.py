@@ -15,13 +15,22 @@ from relay.store.audit import redacted
 
 
 def attempted(
-    logger: structlog.stdlib.BoundLogger, job: Job, outcome: Outcome, verdict: Verdict, sent_ms: int, now_ms: int
+    logger: structlog.stdlib.BoundLogger,
+    job: Job,
+    outcome: Outcome,
+    verdict: Verdict,
+    sent_ms: int,
+    now_ms: int,
+    *,
+    real: bool,
 ) -> Attempt:
-    """Tell of one attempt that began at `sent_ms`; returns it as it is kept."""
+    """Tell of one attempt that began at `sent_ms`; returns it as it is kept. Not `real` are the canary's: who asks
+    whether anything is sent to receivers (RelayDeliveryStalled) is not to be answered by them."""
     name = type(verdict).__name__.lower()
-    count, duration = _attempts(outcome.kind, "none" if outcome.status is None else f"{outcome.status // 100}xx")
-    count.inc()
-    duration.observe(outcome.duration_ms / 1000)
+    if real:
+        count, duration = _attempts(outcome.kind, "none" if outcome.status is None else f"{outcome.status // 100}xx")
+        count.inc()
+        duration.observe(outcome.duration_ms / 1000)
     _verdicts(name).inc()
     logger.info(
         "delivery.attempted",

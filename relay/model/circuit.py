@@ -33,8 +33,9 @@ class Health:
 
     `lanes` are the different lanes that failed since then, at most OPEN_AFTER. `since_ms` is the first failure since
     then. `hold_ms`: nothing is sent before (Redis time). `told`: the retailer was told that it is failing;
-    `mourned_ms`: when it was last told of an event that was given up. `reopened_ms`: when a success last closed its
-    circuit: what is older waited for the endpoint, however long its backlog takes.
+    `told_before`: it was told so of a URL before this one, and not since then that all is well. `mourned_ms`: when it
+    was last told of an event that was given up. `reopened_ms`: when a success last closed its circuit: what is older
+    waited for the endpoint, however long its backlog takes.
     """
 
     circuit: Circuit = "closed"
@@ -46,6 +47,7 @@ class Health:
     told: bool = False
     mourned_ms: int = 0
     reopened_ms: int = 0
+    told_before: bool = False
 
     @property
     def doubtful(self) -> bool:
@@ -95,6 +97,19 @@ def failed(
         throttles = min(health.throttles + 1, 10)
         return replace(health, throttles=throttles, hold_ms=_at(now_ms, max(wait, hint)))
     return health
+
+
+def moved(health: Health) -> Health:
+    """The subscription has another URL, of which nothing is known: what failed at the one before counts no more, and
+    one try may be made at once. An open circuit stays open for it: its success makes due what waits.
+
+    `amend_subscription.lua` does the same to what is stored."""
+    return Health(
+        circuit="closed" if health.circuit == "closed" else "open",
+        mourned_ms=health.mourned_ms,
+        reopened_ms=health.reopened_ms,
+        told_before=health.told or health.told_before,
+    )
 
 
 def probing(health: Health) -> Health:

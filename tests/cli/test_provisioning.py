@@ -103,3 +103,29 @@ def test_without_a_simulator_nothing_is_made(
 
     asyncio.run(main())
     assert "no simulator answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["provision-demo", "probe delivery --receiver-port 0"])
+def test_without_a_key_the_operators_is_asked_for(
+    command: str, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.delenv("RELAY_API_KEY")
+
+    assert cli.main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert "the operator's key" in said
+    assert "RELAY_API_KEY" in said
+    assert "retailer" not in said
+
+
+def test_with_a_retailers_key_it_says_whose_is_needed(
+    redis_url: str, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        async with opened(redis_url, environment) as shop:
+            assert await provision(shop) == 0
+            environment.setenv("RELAY_API_KEY", capsys.readouterr().out.rpartition("its key: ")[2].strip())
+            assert await provision(shop) == 1
+
+    asyncio.run(main())
+    assert capsys.readouterr().err == "relay provision-demo: only an operator's key may do this (operator_only)\n"

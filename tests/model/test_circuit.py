@@ -12,6 +12,7 @@ from relay.model.circuit import (
     OVERLOADED,
     Health,
     failed,
+    moved,
     probing,
     standing,
     succeeded,
@@ -153,3 +154,23 @@ def test_ranges_are_read_as_written(numbers: set[int]) -> None:
 def test_ranges_are_short() -> None:
     assert compressed([7, 3, 5, 6]) == "3,5-7"
     assert compressed([]) == ""
+
+
+def test_a_moved_endpoint_begins_anew() -> None:
+    """Five days of failures at the URL before disable nothing, and the retailer is told of the new one by itself."""
+    known = replace(opened(1), told=True, mourned_ms=7, reopened_ms=8, probes=6, hold_ms=9 * HOUR)
+    after = moved(known)
+    assert after == Health("open", mourned_ms=7, reopened_ms=8, told_before=True)
+
+    failing = fail(fail(after, "o-1", probe=True, now_ms=100 * HOUR), "o-2", probe=True, now_ms=101 * HOUR)
+    assert (failing.since_ms, failing.probes) == (100 * HOUR, 2)
+    assert standing(failing, enabled_ms=0, now_ms=159 * HOUR, disable_after_s=120 * 3600) == "fine"
+    assert standing(failing, enabled_ms=0, now_ms=160 * HOUR, disable_after_s=120 * 3600) == "failing"
+    assert standing(failing, enabled_ms=0, now_ms=220 * HOUR, disable_after_s=120 * 3600) == "disable"
+
+
+def test_a_moved_endpoint_is_tried_by_one_post_only_while_its_circuit_was_open() -> None:
+    assert moved(probing(opened())).circuit == "open"
+    assert moved(fail(Health(), "o-1")) == Health()
+    assert moved(moved(replace(Health(), told=True))).told_before
+    assert not succeeded(moved(replace(Health(), told=True)), now_ms=1).told_before

@@ -11,12 +11,13 @@ import pytest
 
 from relay.delivering import recorder
 from relay.delivering.jobs import Limits
-from relay.model.circuit import OPEN_AFTER
+from relay.model.circuit import OPEN_AFTER, Health
+from relay.model.orders import LaneId
 from relay.model.retries import Schedule
 from relay.store import keys
 from relay.store.audit import AuditLog
 from relay.store.backlog import Backlog
-from tests.pumps.test_delivering import history, received, run
+from tests.pumps.test_delivering import change, history, received, run
 from tests.support.endpoint import LIMITS, Endpoint, broken, circuit_is, of, works
 from tests.support.rig import Rig, eventually, open_rig
 
@@ -120,6 +121,50 @@ def test_an_answer_of_the_url_before_says_nothing_of_the_new_one(redis_url: str,
     run(main())
 
 
+def test_failures_of_the_url_before_count_no_more(redis_url: str) -> None:
+    """An endpoint has been failing for days when the retailer moves it. What the pump that owns it has in memory says
+    nothing of the new URL either, which fails from now on; that it works in the end is told as ever."""
+
+    async def main() -> None:
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order.' in body else None)
+        async with open_rig(redis_url, endpoint) as rig:
+            endpoint.inner = rig.receiver
+            ill = await rig.subscribe(url=f"{rig.upstream_url}/ill")
+            await rig.subscribe(event_types=("subscription.*",))
+            for number in range(6):
+                await history(rig, f"o-{number}", 1)
+            days_ago = await rig.db.now_ms() - 4 * 24 * 3_600_000
+            failing = Health(lanes=(LaneId("o-0"), LaneId("o-1")), since_ms=days_ago, told=True)
+            await rig.db.run("HSET", keys.subscription(ill.id), "health", msgspec.json.encode(failing))
+            rig.deliver(Schedule((0.05,)), LIMITS)
+            await eventually(lambda: circuit_is(rig, ill.id, "open"))
+            known = await of(rig, ill.id)
+            assert known.failing_since_ms == days_ago
+
+            moved_ms = await rig.db.now_ms()
+            elsewhere = replace(known.configuration, url=f"{rig.upstream_url}/worse")
+            moved = await rig.subscriptions.amend(rig.retailer_id, known, elsewhere)
+            assert (moved.failing_since_ms, moved.circuit) == (None, "open")
+
+            async def fails_again() -> bool:
+                since = (await of(rig, ill.id)).failing_since_ms
+                assert since is None or since >= moved_ms
+                return since is not None
+
+            await eventually(fails_again)
+            endpoint.mood = works
+            await eventually(lambda: any(one.event["type"] == "subscription.recovered" for one in rig.receipts))
+            await eventually(rig.idle)
+            await rig.stop()
+            told = [one.event for one in rig.receipts if one.event["type"].startswith("subscription.")]
+            assert [(one["type"], one["data"]["url"].rpartition("/")[2]) for one in told] == [
+                ("subscription.recovered", "worse")
+            ]
+            assert await rig.balanced()
+
+    run(main())
+
+
 async def _held_until(rig: Rig, subscription_id: str, ms: int) -> bool:
     return int(await rig.db.run("HGET", keys.subscription(subscription_id), "hold") or -1) == ms
 
@@ -213,6 +258,59 @@ async def _flood(rig: Rig, count: int) -> None:
             fields = ["i", f"evt_{number}", "t", "order.updated", "o", f"x-{number}", "q", 1, "b", entry.body]
             commands.append(["XADD", keys.log(rig.retailer_id), "*", *fields])
         await rig.db.run_many(commands)
+
+
+def test_an_order_that_hangs_at_a_slice_s_end_keeps_no_other_waiting(redis_url: str) -> None:
+    """Who hands over sends new events while a post of before hangs, leaves to the next owner what has failed before,
+    and gives back when that post has ended. Meanwhile the next owner posts nothing."""
+
+    async def main() -> None:
+        hangs, go_on, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        endpoint = Endpoint(lambda body: (500, {}) if b'"order_id":"o-bad"' in body and not go_on.is_set() else None)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                body = (await receive())["body"]
+                if b'"order_id":"o-hangs"' in body and not go_on.is_set():
+                    hangs.set()
+                    await go_on.wait()
+
+                async def again() -> Any:
+                    return {"type": "http.request", "body": body, "more_body": False}
+
+                await endpoint(scope, again, send)
+
+        async with open_rig(redis_url, app, deadline=60.0) as rig:
+            endpoint.inner = rig.receiver
+            await rig.subscribe(url=f"{rig.upstream_url}/hook")
+            await history(rig, "o-hangs", 2)
+            await history(rig, "o-bad", 1)
+            limits = replace(LIMITS, drain_s=70.0)
+            first = rig.deliver(Schedule((0.05,)), limits, slice_over=over.is_set)
+            await hangs.wait()
+            ((runner, _),) = first._runners.values()
+            over.set()
+            await eventually(lambda: runner._flights.awaited and len(runner._flights) == 1)
+            before = len(endpoint.asked)
+            assert before > 0  # o-bad's, which is due again all the time
+            rig.deliver(Schedule((0.05,)), limits)
+            for number in range(3):
+                await change(rig, "o-new", f"status-{number}")
+                await eventually(lambda: len(received(rig, "o-new")) == number + 1)  # noqa: B023
+            assert len(endpoint.asked) == before + 3
+            assert not rig.running[0].done()
+
+            go_on.set()
+            await rig.running[0]
+            await eventually(rig.idle)
+            assert received(rig, "o-new") == [1, 2, 3]
+            assert received(rig, "o-hangs") == [1, 2]
+            assert received(rig, "o-bad") == [1]
+            assert rig.receiver.counters.duplicates == 0
+            await rig.stop()
+            assert await rig.balanced()
+
+    run(main())
 
 
 def test_heartbeats_carry_the_high_water_mark(redis_url: str) -> None:

@@ -71,8 +71,8 @@ class Worker:
         self.pump = DeliverPump(
             stores, Sender(rig.engine), Bells(self.db), clock=clock, schedule=SCHEDULE, limits=LIMITS
         )
-        self.stopping = False
-        self.task = asyncio.create_task(self.pump.run(lambda: self.stopping))
+        self.stopping = self.over = False
+        self.task = asyncio.create_task(self.pump.run(lambda: self.stopping or self.over, lambda: self.stopping))
 
     async def stop(self) -> None:
         self.stopping = True
@@ -97,6 +97,7 @@ class Machine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
         self.worker: Worker | None = None
+        self.leaving: list[Worker] = []
         self.filter = FILTERS[0]
         self.numbers: dict[str, int] = {}  # event id -> relay-sequence, of those that match
         self.known = 0
@@ -115,14 +116,20 @@ class Machine(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         self.endpoint = Endpoint(self._answer)
-        self.rig = await self.stack.enter_async_context(open_rig(self.redis_url, self.endpoint))
+
+        async def front(scope: Any, receive: Any, send: Any) -> None:
+            if self.mood == "slow":
+                await asyncio.sleep(random.choice((0.0, 0.1)))
+            await self.endpoint(scope, receive, send)
+
+        self.rig = await self.stack.enter_async_context(open_rig(self.redis_url, front))
         await self.rig.admin.run("FLUSHALL")
         self.endpoint.inner = self.rig.receiver
         subscription = await self.rig.subscribe(url=f"{self.rig.upstream_url}/hook")
         self.id = subscription.id
 
     def _answer(self, body: bytes) -> tuple[int, dict[str, str]] | None:
-        if self.mood == "ok" or (self.mood == "one order" and b'"order_id":"o-0"' not in body):
+        if self.mood in ("ok", "slow") or (self.mood == "one order" and b'"order_id":"o-0"' not in body):
             return None
         return 500, {}
 
@@ -146,7 +153,7 @@ class Machine(RuleBasedStateMachine):
             self.places[entry.event_id] = (entry.order_id, entry.sequence)
         self.known = len(entries)
 
-    @rule(mood=st.sampled_from(["ok", "ok", "fail", "one order"]))
+    @rule(mood=st.sampled_from(["ok", "ok", "fail", "one order", "slow"]))
     def feel(self, mood: str) -> None:
         self.mood = mood
 
@@ -167,7 +174,9 @@ class Machine(RuleBasedStateMachine):
             self.worker = None
 
     async def _crash(self, worker: Worker) -> None:
-        await worker.kill()
+        for one in (worker, *self.leaving):  # whoever of them owns it
+            await one.kill()
+        self.leaving.clear()
         self.kills += 1
         await self.rig.db.run("ZADD", keys.READY, "XX", 0, self.id)  # as if the lease had run out
 
@@ -175,6 +184,14 @@ class Machine(RuleBasedStateMachine):
     def stop(self) -> None:
         if self.worker is not None:
             self.do(self.worker.stop())
+            self.worker = None
+
+    @rule()
+    def hand_over(self) -> None:
+        """The worker's slice is over: it ends beside its successor."""
+        if self.worker is not None:
+            self.worker.over = True
+            self.leaving.append(self.worker)
             self.worker = None
 
     @rule(enabled=st.booleans(), backlog=st.sampled_from(["all", "all", "latest", "skip"]))
@@ -274,8 +291,8 @@ class Machine(RuleBasedStateMachine):
             await eventually(self.rig.idle, within=20.0)
             await eventually(self.rig.balanced)
         finally:
-            if self.worker is not None:
-                await self.worker.stop()
+            for worker in (*self.leaving, *([] if self.worker is None else [self.worker])):
+                await worker.stop()
         self.check_receipts()
         arrived = {r.event["id"] for r in self.rig.receipts}
         stood = {n for h in self.endpoint.headers for n in expanded(h.get("relay-stands-for", ""))}

@@ -24,6 +24,26 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 60))
 
 
+def test_the_canary_s_posts_are_no_attempts(redis_url: str) -> None:
+    """RelayDeliveryStalled asks whether any are made: the canary's get through while no other one does."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            rig.retailer_id = RetailerId(keys.CANARY)
+            await rig.subscribe()
+            rig.deliver()
+            since = Since()
+            await history(rig, "o-1", 2)
+            await eventually(rig.idle)
+            await rig.stop()
+            assert len(rig.receipts) == 2
+            assert since.rise("verdicts_total", verdict="delivered") == 2
+            assert since.rise("attempts_total", outcome="answered", status_class="2xx") == 0
+            assert since.rise("attempt_duration_seconds_count", outcome="answered") == 0
+
+    run(main())
+
+
 class Stuck:
     """Takes what comes, and answers when it is let."""
 

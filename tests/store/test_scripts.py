@@ -6,14 +6,17 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from relay.maintaining import MaintainPump
-from relay.model.circuit import Health
+from relay.model.circuit import Health, moved
 from relay.model.orders import RESOURCES, EventId, LaneId, OrderId, Resource, Tracking
 from relay.queue import Ringer, open_pool
 from relay.store import keys
 from relay.store.bells import Bells
-from relay.store.deliveries import Deliveries, Notice, Operation, Progress
+from relay.store.deliveries import Deliveries, Notice, Operation, Progress, read_health
 from relay.store.order_records import Commit, Due, Settlement
+from relay.store.redis import as_dict
 from relay.store.retention import Retention
 from relay.store.slots import Slots
 from tests.pumps.test_delivering import history
@@ -260,6 +263,40 @@ def test_a_batch_says_nothing_of_an_endpoint_that_is_no_longer_the_subscription_
             assert not recorded.enabled
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "health",
+    [
+        Health(),
+        Health("half_open", (LaneId("o-1"),), 1, 4, 3, 2**41, told=True, mourned_ms=2**40 + 1, reopened_ms=2**40 + 2),
+        Health("closed", (LaneId("o-1"), LaneId("o-2")), since_ms=1, throttles=2, hold_ms=2**41, told_before=True),
+    ],
+)
+def test_another_url_begins_a_record_of_its_own(redis_url: str, health: Health) -> None:
+    """What the script makes of what is stored is what the model makes of what a pump has in memory."""
+
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            known = await rig.subscribe()
+            await history(rig, "o-1", 1)
+            (owned,) = await _own(rig, "me")
+            batch = Progress(serial=1, health=health, url=known.configuration.url)
+            await Deliveries(rig.db, rig.vault).record(owned, batch, lease_ms=60_000)
+            same = await rig.subscriptions.amend(
+                rig.retailer_id, known, replace(known.configuration, description="the same URL")
+            )
+            assert await _health(rig, known.id) == health
+
+            elsewhere = replace(same.configuration, url=f"{rig.receiver_url}/moved")
+            await rig.subscriptions.amend(rig.retailer_id, same, elsewhere)
+            assert await _health(rig, known.id) == moved(health)
+
+    run(main())
+
+
+async def _health(rig: Rig, subscription_id: str) -> Health:
+    return read_health(as_dict(await rig.db.run("HGETALL", keys.subscription(subscription_id))))
 
 
 async def _later(rig: Rig, than_ms: int) -> bool:

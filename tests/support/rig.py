@@ -172,9 +172,13 @@ class Rig:
         return pump
 
     def deliver(
-        self, schedule: Schedule | None = None, limits: DeliverLimits | None = None, concurrency: int = 256
+        self,
+        schedule: Schedule | None = None,
+        limits: DeliverLimits | None = None,
+        concurrency: int = 256,
+        slice_over: Callable[[], bool] = lambda: False,
     ) -> DeliverPump:
-        """Start a deliver pump."""
+        """Start a deliver pump. It hands over, without haste, when its slice is over."""
         pump = DeliverPump(
             *(self.stores, Sender(self.engine), Bells(self.db)),
             clock=Clock(),
@@ -183,7 +187,8 @@ class Rig:
             concurrency=concurrency,
             tracing=self.tracing,
         )
-        self.running.append(asyncio.create_task(pump.run(lambda: self.stopping)))
+        running = pump.run(lambda: self.stopping or slice_over(), lambda: self.stopping)
+        self.running.append(asyncio.create_task(running))
         return pump
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@
 -- New filters hold for events behind the end of the log as it is now: what was matched before stays matched, so that
 -- relay-sequences do not depend on when a pump looks.
 local id, url = ARGV[1], ARGV[8]
-local known = redis.call('HMGET', KEYS[1], 'retailer', 'rev', 'url', 'enabled', 'pos', 'filters', 'skips')
+local known = redis.call('HMGET', KEYS[1], 'retailer', 'rev', 'url', 'enabled', 'pos', 'filters', 'skips', 'health')
 if known[1] ~= ARGV[2] then
   return {'missing'}
 end
@@ -16,15 +16,28 @@ if (known[2] or '0') ~= ARGV[3] then
   return {'changed'}
 end
 local now = now_ms()
+
+-- The record of an endpoint that nothing is known of (`moved` in relay/model/circuit.py): the failures of the URL before
+-- count no more, and one try may be made at once. Written by hand: cjson takes an empty list for an object.
+local function begin_record(health)
+  redis.call('HDEL', KEYS[1], 'hold', 'health')
+  if health then
+    local before = cjson.decode(health)
+    redis.call('HSET', KEYS[1], 'health', string.format(
+      '{"circuit":"%s","mourned_ms":%.0f,"reopened_ms":%.0f,"told_before":%s}',
+      before.circuit == 'closed' and 'closed' or 'open', before.mourned_ms or 0, before.reopened_ms or 0,
+      tostring(before.told or before.told_before or false)))
+  end
+end
+
 if url ~= known[3] then
   for _, other in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
     if redis.call('HGET', P .. 'sub:' .. other, 'url') == url then
       return {'duplicate', other}
     end
   end
-  -- One try at the new address may be made at once; if it fails, the back-off goes on where it was.
   redis.call('HSET', KEYS[1], 'url', url)
-  redis.call('HDEL', KEYS[1], 'hold')
+  begin_record(known[8])
 end
 redis.call('HINCRBY', KEYS[1], 'rev', 1)
 local tail = tail_of(KEYS[3])

@@ -100,6 +100,10 @@ def _no(component: str) -> Case:
     )
 
 
+_FLIES = {
+    'relay_canary_last_success_timestamp_seconds{namespace="n"}': "0+60x200",
+    'relay_verdicts_total{namespace="n", verdict="delivered"}': "0+1x200",
+}
 _UP = 'up{job="relay", instance="i"}'
 _READY = 'relay_oldest_waiting_event_age_seconds{namespace="n", state="ready"}'
 _DUE = {'relay_orders_due{namespace="n"}': "1x200"}
@@ -146,6 +150,14 @@ CASES = [
     ),
     _gauge("RelayDeliveryStalled", _READY, "121", "120", {_ATTEMPTS: "5x200"}),
     Case("RelayDeliveryStalled", _N, {_READY: "200x200"}, {_READY: "200x200", _ATTEMPTS: "0+1x200"}, {}),
+    # The canary's posts get through: they are verdicts, and no attempts.
+    Case(
+        "RelayDeliveryStalled",
+        _N,
+        {_READY: "200x200", _ATTEMPTS: "9x200", **_FLIES},
+        {_READY: "200x200", _ATTEMPTS: "9+1x200", **_FLIES},
+        {_READY: "200x60 0x140", _ATTEMPTS: "9x200", **_FLIES},
+    ),
     Case("RelayBacklogGrowing", _N, {_READY: "0+20x200"}, {_READY: "61x200"}, {_READY: "0+20x60 0x140"}),
     _clock("RelayBacklogMetricsStale", _SAMPLED, 60),
     Case("RelayBacklogMetricsStale", {}, {}, {_SAMPLED: "0+60x200"}, {_SAMPLED: "_x60 3660+60x140"}),
