@@ -71,10 +71,11 @@ for i = 1, #arms, 10 do
       read_at, validator, moved = '', '', true
     end
     if read_at ~= '' and read_at > tonumber(known[2] or '0') then
+      -- As digits: some servers write a round number of a script's as 1.8e+12, and others read it as an integer.
       if fingerprint ~= '' then
-        redis.call('HSET', key, 'w' .. letter, read_at, 'f' .. letter, fingerprint)
+        redis.call('HSET', key, 'w' .. letter, string.format('%.0f', read_at), 'f' .. letter, fingerprint)
       else
-        redis.call('HSET', key, 'w' .. letter, read_at)
+        redis.call('HSET', key, 'w' .. letter, string.format('%.0f', read_at))
       end
     end
     if trouble == '-' then
