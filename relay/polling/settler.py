@@ -57,12 +57,15 @@ class Settler:
                 await self._planner.exchange()
             except StoreUnavailable as error:  # what was not written falls due again with its leases
                 self._log.warning("poll.store_unavailable", error=error.detail)
+            if self._count:
+                self._woken.set()
 
     @property
     def _count(self) -> int:
         return len(self._waiting) + len(self._unchanged)
 
     async def _flush(self) -> None:
+        """Write what waits; fewer than a batch that come meanwhile wait for company in their turn."""
         self._woken.clear()
         while self._count:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
@@ -72,6 +75,8 @@ class Settler:
             lost = await self._arms.settle(batch, self._planner.drain())
             if lost:
                 metrics.leases_lost.labels("poll").inc(lost)
+            if self._count < BATCH and not self._closing:
+                break
 
     def _reread(self, polls: Sequence[Unchanged]) -> list[Settlement]:
         """Most polls find nothing new. They are learnt from, planned anew and counted together."""

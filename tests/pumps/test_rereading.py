@@ -1,5 +1,6 @@
 """A batch of quiet answers teaches and plans what each of them would by itself."""
 
+import asyncio
 import random
 
 from hypothesis import given
@@ -9,11 +10,14 @@ from relay.model.cadence import Cadence
 from relay.model.lifecycle import Policy
 from relay.model.orders import Tracking
 from relay.model.pacing import FIRST_AGE, FIRST_FACTOR, Pool
+from relay.polling.books import Books
 from relay.polling.planner import Planner
+from relay.polling.settler import BATCH, Settler
 from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.order_records import ClaimedArm
 from relay.store.redis import Db, open_client
+from tests.support.rig import eventually, open_rig
 
 NOW = 1_764_000_000_000
 
@@ -64,3 +68,35 @@ def test_a_batch_of_quiet_polls_is_learnt_from_as_one_by_one(dice: random.Random
 
     assert together.drain() == apart.drain()
     assert together._hazards.drain() == apart._hazards.drain()
+
+
+def test_more_than_a_batch_is_written_without_another_word(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            settler, running = await settling(rig.arms)
+            await eventually(lambda: settler._count == 0)
+            settler.close()
+            await running
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_is_gone_keeps_nobody_from_stopping() -> None:
+    """What could not be written falls due again with its leases."""
+
+    async def main() -> None:
+        settler, running = await settling(Arms(Db(open_client("redis://127.0.0.1:1"))))
+        settler.close()
+        await asyncio.wait_for(running, 60)
+        assert settler._count == 0
+
+    asyncio.run(main())
+
+
+async def settling(store: Arms) -> tuple[Settler, asyncio.Task[None]]:
+    """A settler at work with two batches and a half, of orders that are not there any more."""
+    settler = Settler(store, Planner(store, Policy(Cadence())), Books())
+    pool = Pool("shared/ret_gone", 9, 3, 3, 1, 0.0, FIRST_FACTOR)
+    for arm, asked_ms in arms(random.Random(1), [pool], 2 * BATCH + BATCH // 2):
+        settler.unchanged(arm, asked_ms, 0.01, "")
+    return settler, asyncio.create_task(settler.run())
