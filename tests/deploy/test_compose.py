@@ -22,7 +22,8 @@ from relay.errors import StoreUnavailable
 from relay.settings import TABLE, load, variable
 from relay.store import server
 from relay.store.connecting import Security
-from relay.store.redis import Db, open_client, wait_until_up
+from relay.store.redis import Db, open_client
+from relay.store.starting import wait_for_redis
 from tests.deploy import composefile
 from tests.deploy.composefile import FOLDER, Missing
 from tests.support.servers import Server
@@ -341,7 +342,7 @@ def test_redis_over_tls_is_held_against_the_authority_that_was_made(tmp_path: Pa
     server_of = Server(need("redis-server"), tmp_path / "redis", *command[1:], port=0)
     server_of.start(wait=False)
     try:
-        asyncio.run(wait_until_up(f"rediss://localhost:{port}/0", 60, security))
+        asyncio.run(asyncio.wait_for(wait_for_redis(f"rediss://localhost:{port}/0", security, asyncio.Event()), 60))
         assert asyncio.run(_role(f"rediss://localhost:{port}/0", security)) == b"master"
         with pytest.raises(StoreUnavailable):  # a name that the certificate has not
             asyncio.run(_role(f"rediss://127.0.0.1:{port}/0", security))
