@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
+import structlog
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Gauge
 
@@ -20,6 +21,7 @@ class Books:
 
     def __init__(self) -> None:
         self.tally: Counter[str] = Counter()
+        self._log = structlog.get_logger("relay.polling")
 
     def answered(self, arm: ClaimedArm, asked_ms: int, duration_s: float) -> None:
         """A request that set out at this time was answered, or not, after so long."""
@@ -34,6 +36,12 @@ class Books:
         """What came of a poll."""
         self.tally[outcome] += 1
         _polls(arm.resource, outcome).inc()
+
+    def failed(self, arm: ClaimedArm, error: Exception) -> None:
+        """A defect of ours: the arm falls due again with its lease."""
+        self.count(arm, "failed")
+        about = {"retailer_id": arm.retailer_id, "order_id": arm.order_id, "resource": arm.resource.value}
+        self._log.error("poll.failed", exc_info=error, **about)
 
     def unchanged(self, arms: Sequence[ClaimedArm], asked_ms: Sequence[int], durations_s: Sequence[float]) -> None:
         """Good answers that showed no change, and are in the tally already."""

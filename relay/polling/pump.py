@@ -236,9 +236,7 @@ class PollPump:
 
     def _failed(self, arm: ClaimedArm, error: Exception) -> None:
         if not isinstance(error, StoreUnavailable):
-            self._books.count(arm, "failed")
-            about = {"retailer_id": arm.retailer_id, "order_id": arm.order_id, "resource": arm.resource.value}
-            self._log.error("poll.failed", exc_info=error, **about)
+            self._books.failed(arm, error)
             return
         if error.code == STORE_FULL:
             self._pressure.refused()

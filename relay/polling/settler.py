@@ -57,6 +57,8 @@ class Settler:
                 await self._planner.exchange()
             except StoreUnavailable as error:  # what was not written falls due again with its leases
                 self._log.warning("poll.store_unavailable", error=error.detail)
+            except Exception:  # likewise: the pump goes on, and who is paged sees why its arms are late
+                self._log.exception("poll.settling_failed")
             if self._count:
                 self._woken.set()
 
@@ -79,12 +81,19 @@ class Settler:
                 break
 
     def _reread(self, polls: Sequence[Unchanged]) -> list[Settlement]:
-        """Most polls find nothing new. They are learnt from, planned anew and counted together."""
+        """Most polls find nothing new. They are planned anew, learnt from and counted together."""
         if not polls:
             return []
         arms, asked_ms, durations_s, validators = zip(*polls, strict=True)
+        try:
+            dues = self._planner.reread(arms, asked_ms)
+        except Exception as error:  # a defect of ours, or a record that is none: one arm must not take others with it
+            if len(polls) == 1:
+                self._books.failed(arms[0], error)
+                return []
+            half = len(polls) // 2
+            return self._reread(polls[:half]) + self._reread(polls[half:])
         self._books.unchanged(arms, asked_ms, durations_s)
-        dues = self._planner.reread(arms, asked_ms)
         return [
             Settlement(arm, due, at, "", None, validator, f"f{arm.fingerprint}")
             for arm, due, at, validator in zip(arms, dues, asked_ms, validators, strict=True)

@@ -17,9 +17,13 @@ from relay.store import keys
 from relay.store.arms import Arms
 from relay.store.order_records import ClaimedArm
 from relay.store.redis import Db, open_client
+from tests.support.readings import Since
 from tests.support.rig import eventually, open_rig
 
 NOW = 1_764_000_000_000
+#: Two batches and a half.
+MANY = 2 * BATCH + BATCH // 2
+RESOURCES = ("handling", "items", "messages")
 
 
 def arms(dice: random.Random, pools: list[Pool], count: int) -> list[tuple[ClaimedArm, int]]:
@@ -93,10 +97,28 @@ def test_a_redis_that_is_gone_keeps_nobody_from_stopping() -> None:
     asyncio.run(main())
 
 
-async def settling(store: Arms) -> tuple[Settler, asyncio.Task[None]]:
-    """A settler at work with two batches and a half, of orders that are not there any more."""
+def test_an_arm_that_cannot_be_planned_takes_no_other_with_it(redis_url: str) -> None:
+    async def main() -> None:
+        async with open_rig(redis_url) as rig:
+            since = Since()
+            mad = Pool("shared/ret_mad", 9, 3, 3, 1, 1.0, 1e6)  # e to that power is no number
+            settler, running = await settling(rig.arms, mad)
+            await eventually(lambda: settler._count == 0)
+            assert sum(since.rise("polls_total", resource=r, outcome="failed") for r in RESOURCES) == 3
+            assert sum(since.rise("polls_total", resource=r, outcome="unchanged") for r in RESOURCES) == MANY
+            settler.close()
+            await running
+
+    asyncio.run(main())
+
+
+async def settling(store: Arms, *others: Pool) -> tuple[Settler, asyncio.Task[None]]:
+    """A settler at work with MANY arms of orders that are not there any more, and three of each other pool."""
     settler = Settler(store, Planner(store, Policy(Cadence())), Books())
     pool = Pool("shared/ret_gone", 9, 3, 3, 1, 0.0, FIRST_FACTOR)
-    for arm, asked_ms in arms(random.Random(1), [pool], 2 * BATCH + BATCH // 2):
+    polls = arms(random.Random(1), [pool], MANY)
+    for other in others:
+        polls[BATCH // 2 : BATCH // 2] = arms(random.Random(2), [other], 3)
+    for arm, asked_ms in polls:
         settler.unchanged(arm, asked_ms, 0.01, "")
     return settler, asyncio.create_task(settler.run())
