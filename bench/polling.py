@@ -1,7 +1,9 @@
 """Unchanged polls a second of one worker process, beside the naive version and the bare engine, in one run."""
 
 import asyncio
+import signal
 import socket
+import time
 
 from bench.stage import Stage, exposition, median, open_stage, report, until
 from relay.model.orders import OrderId, RetailerId
@@ -16,6 +18,8 @@ ORDERS = 3_000
 MANY = 100_000
 ROUNDS = 3
 SECONDS = 5.0
+#: The relay and the bare engine take turns: the machine's speed changes by half within seconds.
+PAIRS, TURN = 15, 2.0
 RETAILER = RetailerId("ret_bench")
 
 
@@ -54,21 +58,28 @@ async def _used(db: Db) -> int:
     return int((await db.run("INFO", "memory"))["used_memory"])
 
 
-def _relay(stage: Stage) -> tuple[float, float]:
-    """GETs a second, and Redis round trips an unchanged poll."""
+def _pairs(stage: Stage) -> tuple[list[float], list[float], float]:
+    """GETs a second of the relay and of the bare engine, in turn, and Redis round trips an unchanged poll. The relay
+    stands still while the engine runs."""
     asyncio.run(_register(stage))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {"poll_scale": "0.0001", "poll_floor": "100ms", "poll_pumps": "1", "metrics_port": str(port)}
     before = stage.count("get")
-    with stage.running("workers", "poll", **settings):
+    relay, engine = [], []
+    with stage.running("workers", "poll", **settings) as worker:
         until(lambda: stage.count("get") - before > 6 * ORDERS)
         first = exposition(port)
-        rate = stage.rate("get", SECONDS)
+        for _ in range(PAIRS):
+            relay.append(stage.rate("get", TURN))
+            worker.send_signal(signal.SIGSTOP)
+            engine.append(_engine(stage))
+            worker.send_signal(signal.SIGCONT)
+            time.sleep(TURN / 4)  # until it is at work again
         last = exposition(port)
     trips = last["relay_redis_round_trips_total"] - first["relay_redis_round_trips_total"]
-    return rate, trips / (last["relay_polls_total"] - first["relay_polls_total"])
+    return relay, engine, trips / (last["relay_polls_total"] - first["relay_polls_total"])
 
 
 def _naive(stage: Stage) -> float:
@@ -81,26 +92,23 @@ def _naive(stage: Stage) -> float:
 
 
 def _engine(stage: Stage) -> float:
-    with stage.running("bench.engine", "get", stage.server, str(SECONDS)) as process:
+    with stage.running("bench.engine", "get", stage.server, str(TURN)) as process:
         assert process.stdout is not None
         return float(process.stdout.readline())
 
 
 def main() -> None:
-    naive, engine, relay, trips = [], [], [], []
     with open_stage() as stage:
-        for _ in range(ROUNDS):
-            naive.append(_naive(stage))
-            engine.append(_engine(stage))
-            rate, spent = _relay(stage)
-            relay.append(rate)
-            trips.append(spent)
+        naive = [_naive(stage) for _ in range(ROUNDS)]
+        relay, engine, trips = _pairs(stage)
         size = asyncio.run(_bytes_per_order(stage))
+    ratios = [one / bare for one, bare in zip(relay, engine, strict=True)]
     rows = [
         ("naive: one arq job an order, httpx", f"{median(naive):9.0f} GET/s   {[round(x) for x in naive]}"),
         ("bare engine", f"{median(engine):9.0f} GET/s   {[round(x) for x in engine]}"),
         ("the relay, one worker process", f"{median(relay):9.0f} GET/s   {[round(x) for x in relay]}"),
-        ("round trips an unchanged poll", f"{median(trips):9.4f}"),
+        ("the relay to the bare engine, in pairs", f"{median(ratios):9.2f}         {[round(x, 2) for x in ratios]}"),
+        ("round trips an unchanged poll", f"{trips:9.4f}"),
         ("bytes an order of ten items, of 100,000", f"{size:9.0f}"),
     ]
     report(
@@ -108,8 +116,8 @@ def main() -> None:
         {
             "polls_per_second": round(median(relay)),
             "ratio_to_naive": round(median(relay) / median(naive), 2),
-            "ratio_to_engine": round(median(relay) / median(engine), 3),
-            "round_trips_per_poll": round(median(trips), 4),
+            "ratio_to_engine": round(median(ratios), 3),
+            "round_trips_per_poll": round(trips, 4),
             "bytes_per_order": round(size),
         },
     )

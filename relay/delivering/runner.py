@@ -43,6 +43,8 @@ LANE_DEPTH = 50
 LANES_AT_ONCE = 32
 #: How long a lane waits for the log to be read on (ms).
 READ_ON = 20
+#: While a slice hands over, a post that is under way for so long (seconds) keeps no other order waiting.
+HANGING = 0.3
 #: How long a subscription without work stays owned: events in quick succession then need no new lease (seconds).
 LINGER = 1.0
 
@@ -114,11 +116,9 @@ class Runner:
         self._wake.set()
 
     def hand_over(self) -> None:
-        """Stop once what is in flight now has ended. Where that takes long, because the endpoint hangs on some orders,
-        new events of the others are sent meanwhile. What has failed before waits for the next owner: it might hang,
-        and keep the subscription here."""
-        self._flights.await_these()
-        if self._flights.arrived:
+        """Stop once what is in flight now has ended, and nothing that hangs was sent meanwhile: new events of others are.
+        What has failed before waits for the next owner: it might hang, and keep the subscription here."""
+        if not self._flights.await_those():
             self.stop()
 
     def _set_wake(self) -> None:
@@ -311,7 +311,7 @@ class Runner:
         if error is not None:
             self._logger.error("delivery.failed", exc_info=error)
             self._recorder.lost = True  # a defect of ours: let the lease run out and start from what is written
-        if self._flights.arrived:
+        if self._flights.arrived and not self._flights.await_those(older_than=HANGING):
             self._stopping = True
         if not (self._stopping or self._recorder.lost):
             self._dispatch()

@@ -66,7 +66,7 @@ class Planner:
         """Learn from a good reading that showed changes at these times; returns when the arm last changed (ms)."""
         scale = self.cadence.scale
         changed_ms = arm.changed_ms or (started_ms - round(FIRST_AGE * scale * 1000))
-        if not 0 < arm.read_at_ms < started_ms or not self._learns(arm):
+        if not self._learns(arm) or not 0 < arm.read_at_ms < started_ms:
             return changed_ms
         if arm.pool.rate > 0:
             self._adjust(arm, self._course_of(arm), started_ms)

@@ -161,7 +161,9 @@ class PollPump:
         room = self._room_for()
         if room < _enough(limit):
             self._room.clear()
-            await _first(self._room.wait(), LONGEST_SLEEP)
+            await _first(self._room.wait(), GATHER)
+            room = self._room_for()
+        if room <= 0:
             return
         asked = time.monotonic()
         self._take_pace(asked)

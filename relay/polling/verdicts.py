@@ -15,7 +15,7 @@ from relay.model import lifecycle
 from relay.model.cadence import stage_of
 from relay.model.lifecycle import BY_POLICY, Policy, Step
 from relay.model.orders import OrderState, Reading, Resource, Tracking, Trouble
-from relay.model.pacing import URGENT
+from relay.model.pacing import FIRST, HELD, URGENT
 from relay.model.sightings import happened
 from relay.polling.books import Books
 from relay.polling.planner import Planner
@@ -218,7 +218,8 @@ class Verdicts:
             if step is not None and arm.resource in step.state.off:
                 slow, failures = True, max(failures, 10)  # it is not expected to come back
         delay = 0 if at_once else self._policy.cadence.retry_ms(failures, retry_after_s, self._dice, slow=slow)
-        klass = URGENT if at_once else self._planner.same_class(arm)
+        # Where budget is left, arms of other classes are taken before they are due: this one is not to be.
+        klass = URGENT if at_once else (HELD if arm.read_at_ms else FIRST)
         self._settler.put(Settlement(arm, Due(delay, klass), trouble=trouble))
 
     async def slow_down(self, arm: ClaimedArm, fetched: Fetched) -> None:

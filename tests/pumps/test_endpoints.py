@@ -260,12 +260,16 @@ async def _flood(rig: Rig, count: int) -> None:
         await rig.db.run_many(commands)
 
 
-def test_an_order_that_hangs_at_a_slice_s_end_keeps_no_other_waiting(redis_url: str) -> None:
-    """Who hands over sends new events while a post of before hangs, leaves to the next owner what has failed before,
-    and gives back when that post has ended. Meanwhile the next owner posts nothing."""
+def test_an_order_that_hangs_at_a_slice_s_end_keeps_no_other_waiting(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who hands over sends new events while a post of before hangs, or one that was sent meanwhile, leaves to the next
+    owner what has failed before, and gives back when those have ended. Until then the next owner posts nothing."""
+    monkeypatch.setattr("relay.delivering.runner.HANGING", 0.0)
 
     async def main() -> None:
         hangs, go_on, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        later, go_on_later = asyncio.Event(), asyncio.Event()
         endpoint = Endpoint(lambda body: (500, {}) if b'"order_id":"o-bad"' in body and not go_on.is_set() else None)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -274,6 +278,9 @@ def test_an_order_that_hangs_at_a_slice_s_end_keeps_no_other_waiting(redis_url: 
                 if b'"order_id":"o-hangs"' in body and not go_on.is_set():
                     hangs.set()
                     await go_on.wait()
+                if b'"order_id":"o-later"' in body and not go_on_later.is_set():
+                    later.set()
+                    await go_on_later.wait()
 
                 async def again() -> Any:
                     return {"type": "http.request", "body": body, "more_body": False}
@@ -298,12 +305,19 @@ def test_an_order_that_hangs_at_a_slice_s_end_keeps_no_other_waiting(redis_url: 
                 await change(rig, "o-new", f"status-{number}")
                 await eventually(lambda: len(received(rig, "o-new")) == number + 1)  # noqa: B023
             assert len(endpoint.asked) == before + 3
+            await change(rig, "o-later", "status")
+            await later.wait()
+            go_on.set()
+            await eventually(lambda: received(rig, "o-hangs")[:1] == [1])
+            await change(rig, "o-new", "status-3")
+            await eventually(lambda: len(received(rig, "o-new")) == 4)
             assert not rig.running[0].done()
 
-            go_on.set()
+            go_on_later.set()
             await rig.running[0]
             await eventually(rig.idle)
-            assert received(rig, "o-new") == [1, 2, 3]
+            assert received(rig, "o-new") == [1, 2, 3, 4]
+            assert received(rig, "o-later") == [1]
             assert received(rig, "o-hangs") == [1, 2]
             assert received(rig, "o-bad") == [1]
             assert rig.receiver.counters.duplicates == 0

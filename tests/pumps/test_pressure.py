@@ -16,6 +16,7 @@ from relay.model.cadence import Cadence
 from relay.model.lifecycle import Policy
 from relay.model.orders import OrderId, RetailerId
 from relay.polling.outlook import look
+from relay.polling.pump import Limits
 from relay.simulator.traffic import Traffic, held_up
 from relay.store import keys
 from relay.store.order_records import Registration, UserToken
@@ -214,6 +215,65 @@ def test_latency_that_rises_tenfold_lowers_the_concurrency_and_breaks_nothing(re
             unchanged = pump.tally["unchanged"]
             await eventually(lambda: pump.tally["unchanged"] > unchanged + 100)
             assert pump.tally["timeout"] == 0
+
+    run(main())
+
+
+def test_an_upstream_that_is_slow_is_asked_as_much_at_once_as_it_may_be(redis_url: str) -> None:
+    """The budget needs 19 requests in flight of the 20 that there may be: places are filled as they become free."""
+
+    async def main() -> None:
+        upstream, flying, most = Crowd(), 0, 0
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal flying, most
+            flying += 1
+            most = max(most, flying)
+            await asyncio.sleep(0.5)
+            flying -= 1
+            await upstream(scope, receive, send)
+
+        async with open_rig(redis_url, slow) as rig:
+            await rig.arms.set_rate("shared", 40)
+            await track(rig, 60)
+            pump = rig.poll(POLICY, Limits(concurrency=20, lease_ms=5_000))
+            pump.concurrency.limit = 20.0
+            await eventually(lambda: most >= 17, within=30)
+
+    run(main())
+
+
+def test_what_upstream_refuses_is_not_asked_again_before_its_time(redis_url: str) -> None:
+    """Also where budget is left, and whatever its interval was: others are then read early, but not this."""
+
+    async def main() -> None:
+        upstream = Crowd()
+        async with open_rig(redis_url, upstream) as rig:
+            await rig.arms.set_rate("shared", 50)
+            await track(rig, 5)
+            rig.poll(Policy(Cadence(scale=0.1, floor=0.1)))
+            await eventually(lambda: len(upstream.asked) > 30)
+            upstream.items = Answer({}, status=500)
+
+            async def troubled() -> bool:
+                found = [await rig.admin.run("HEXISTS", keys.order(rig.retailer_id, f"o-{n}"), "bi") for n in range(5)]
+                return all(found)
+
+            await eventually(troubled)
+            long_ago = await rig.db.now_ms() - 1_200_000
+            trouble = json.dumps({"code": "server_error", "detail": "500", "since": long_ago, "count": 12})
+            for number in range(5):  # as if it had failed for twenty minutes: the next try is in six seconds
+                key = keys.order(rig.retailer_id, f"o-{number}")
+                await rig.admin.run("HSET", key, "wi", long_ago, "bi", trouble)
+
+            def asked(what: str) -> int:
+                return sum(what in path for _, path, _ in upstream.asked[began:])
+
+            began = len(upstream.asked)
+            await eventually(lambda: asked("/items") >= 5)
+            began = len(upstream.asked)
+            await eventually(lambda: asked("/handling") >= 60, within=60)
+            assert asked("/items") <= 12, asked("/items")
 
     run(main())
 
