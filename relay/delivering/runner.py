@@ -116,7 +116,7 @@ class Runner:
         self._wake.set()
 
     def hand_over(self) -> None:
-        """Stop once what is in flight now has ended, and nothing that hangs was sent meanwhile: others go on being sent.
+        """Stop once what is in flight now has ended, and nothing that hangs was sent meanwhile; other orders go on.
         What has failed before waits for the next owner: it might hang, and keep the subscription here."""
         if not self._flights.await_those():
             self.stop()
