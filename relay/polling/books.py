@@ -49,8 +49,8 @@ class Books:
         letters = "".join([arm.member[0] for arm in arms])
         for letter in set(letters):
             _polls(BY_SHORT[letter], "unchanged").inc(letters.count(letter))
-        if any(pool_id.endswith(_CANARY) for pool_id in {arm.pool.id for arm in arms}):
-            letters = "".join([arm.member[0] for arm in arms if not arm.pool.id.endswith(_CANARY)])
+        if keys.CANARY in {arm.pool.retailer_id for arm in arms}:
+            letters = "".join([arm.member[0] for arm in arms if arm.pool.retailer_id != keys.CANARY])
         for letter in set(letters):
             _last_success(BY_SHORT[letter]).set(time.time())
 
@@ -63,9 +63,6 @@ def _times(arms: Sequence[ClaimedArm], asked_ms: Sequence[int], durations_s: Seq
         for arm, late in zip(arms, late_s, strict=True):
             if late > labels.LATE:
                 metrics.polls_late.labels(arm.stage.removesuffix("+")).inc()
-
-
-_CANARY = f"/{keys.CANARY}"
 
 
 @cache

@@ -113,7 +113,7 @@ class Planner:
         return klass(max(1, arm.due_ms - arm.read_at_ms) / 1000, self.cadence.scale)
 
     def _stretch(self, pool: Pool) -> float:
-        known = self._forecasts.get(pool.id.partition("/")[0])
+        known = self._forecasts.get(pool.credential)
         return 1.0 if known is None else stretch(pool, known.needed)
 
     def drain(self) -> dict[str, float]:
